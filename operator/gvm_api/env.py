@@ -1,0 +1,65 @@
+"""The environment variables by which a rendered container learns its addresses and paths.
+
+The operator and the local runner set them, the processes read them; nothing else passes between the two.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+JOB_FILE = "GVM_JOB_FILE"
+RUN_DIR = "GVM_RUN_DIR"
+ALLOCATOR_URL = "GVM_ALLOCATOR_URL"
+ALLOCATOR_TOKEN = "GVM_ALLOCATOR_TOKEN"
+ROLLOUT_URLS = "GVM_ROLLOUT_URLS"
+HOST = "GVM_HOST"
+PORT = "GVM_PORT"
+NAMESPACE = "GVM_NAMESPACE"
+RENDEZVOUS_HOST = "GVM_RENDEZVOUS_HOST"
+RENDEZVOUS_PORT = "GVM_RENDEZVOUS_PORT"
+WEIGHTS_HOST = "GVM_WEIGHTS_HOST"
+WEIGHTS_PORT = "GVM_WEIGHTS_PORT"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerEnv:
+    """What rank 0 of the learner reads from its environment."""
+
+    job_file: Path
+    run_dir: Path
+    allocator_url: str
+    allocator_token: str
+    rollout_urls: tuple[str, ...]
+    """Servers; `dns+http://name:port` stands for every address of the name."""
+    weights_host: str
+    """Address under which the servers reach this process."""
+    weights_port: int
+
+
+def require(name: str) -> str:
+    """The value of an environment variable.
+
+    Raises:
+        ValueError: it is unset or empty.
+    """
+    value = os.environ.get(name, "")
+    if not value:
+        raise ValueError(f"environment variable {name} is not set; start this process with `gvm run` or the operator")
+    return value
+
+
+def learner_env() -> LearnerEnv:
+    """Read the learner's environment.
+
+    Raises:
+        ValueError: a variable is unset.
+    """
+    return LearnerEnv(
+        job_file=Path(require(JOB_FILE)),
+        run_dir=Path(require(RUN_DIR)),
+        allocator_url=require(ALLOCATOR_URL),
+        allocator_token=require(ALLOCATOR_TOKEN),
+        rollout_urls=tuple(require(ROLLOUT_URLS).split(",")),
+        weights_host=require(WEIGHTS_HOST),
+        weights_port=int(require(WEIGHTS_PORT)),
+    )

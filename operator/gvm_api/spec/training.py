@@ -1,0 +1,313 @@
+"""What is trained, on what, by which rule: model, dataset, reward, algorithm, allocation, evaluation."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gvm_api.base import SpecPart
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class ModelSpec(SpecPart):
+    """The policy that is trained."""
+
+    path: str = Field(min_length=1)
+    """Hugging Face hub id, or a folder that the servers and the learner both see."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; None takes the default branch."""
+
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Compute type of servers and learner. auto: bfloat16 on a GPU, float32 on a CPU."""
+
+    trust_remote_code: bool = False
+    """Run the model repository's own Python code. False, since that code is not reviewed."""
+
+    chat_template: str | None = None
+    """A Jinja chat template that replaces the tokenizer's; None keeps the tokenizer's own."""
+
+
+class DataSpec(SpecPart):
+    """Where prompts and their answers come from. One row is one prompt."""
+
+    path: str = Field(min_length=1)
+    """A .jsonl, .json, .parquet or .csv file, a folder, or a Hugging Face data set's hub id."""
+
+    config: str | None = None
+    """Configuration name of a hub data set (`load_dataset(path, name=...)`)."""
+
+    split: str = "train"
+    """Split of a hub data set. Files have the one split `train`."""
+
+    prompt_field: str = "prompt"
+    """Column that holds the question: text, or a list of chat messages."""
+
+    answer_field: str = "answer"
+    """Column that holds the verifiable answer."""
+
+    id_field: str | None = None
+    """Column that holds a unique id; None numbers the rows."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Take the first so many rows; None takes all."""
+
+
+class DatasetSpec(DataSpec):
+    """The training prompts, and how a row becomes a prompt of token ids."""
+
+    system_prompt: str | None = None
+    """System message before the question; None sends none."""
+
+    prompt_template: str = "{prompt}"
+    """User message; `{prompt}` stands for the row's question, `{column}` for any other column."""
+
+    use_chat_template: bool = True
+    """Render through the tokenizer's chat template. False sends the user message as it is."""
+
+    max_prompt_tokens: Positive = 1024
+    """Longer prompts are dropped and counted (tokens). The reference's 1024."""
+
+    shuffle: bool = True
+    """Draw the prompts in a seeded random order, anew each epoch."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _holds_a_column(cls, template: str) -> str:
+        if not re.search(r"\{\w+\}", template):
+            raise ValueError("names no column; write {prompt} where the question belongs")
+        return template
+
+
+class RewardSpec(SpecPart):
+    """How a completion is judged, in worker processes that can be killed."""
+
+    type: Literal["math", "exact", "regex", "python"] = "math"
+    """math: math-verify on LaTeX and plain answers. exact: string equality. regex: a pattern. python: yours."""
+
+    pattern: str | None = None
+    """exact: group 1 is the final answer (last match). regex: accepted where found; {answer} is substituted."""
+
+    function: str | None = None
+    """python: `package.module:function`, called as function(completion, answer) → float or bool."""
+
+    accept_threshold: float = 1.0
+    """A reward at or above it is accepted by rejection sampling."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Time for one verdict; later the worker is killed and the outcome is `timeout`, counted apart."""
+
+    workers: Positive = 2
+    """Verifier processes."""
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if self.type == "regex" and self.pattern is None:
+            raise ValueError("type regex needs `pattern`; add pattern: '...{answer}...'")
+        if self.type == "python" and self.function is None:
+            raise ValueError("type python needs `function`; add function: package.module:function")
+        if self.type in ("math", "python") and self.pattern is not None:
+            raise ValueError(f"pattern {self.pattern!r} has no use for type {self.type}; remove it")
+        if self.type != "python" and self.function is not None:
+            raise ValueError(f"function {self.function!r} has no use for type {self.type}; set type: python")
+        if self.function is not None and not re.fullmatch(r"[\w.]+:\w+", self.function):
+            raise ValueError(f"function {self.function!r} names no function; write package.module:function")
+        if self.pattern is not None:
+            self._check_pattern(self.pattern)
+        return self
+
+    def _check_pattern(self, pattern: str) -> None:
+        try:
+            num_groups = re.compile(pattern.replace("{answer}", "0")).groups
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is no regular expression ({error}); correct it") from error
+        if self.type == "exact" and num_groups != 1:
+            raise ValueError(f"pattern {pattern!r} has {num_groups} groups; write one, around the final answer")
+
+
+class AlgorithmSpec(SpecPart):
+    """The update rule and the length of the run."""
+
+    name: Literal["raft", "raftpp", "grpo"] = "raftpp"
+    """raft: likelihood of accepted samples. raftpp: the same, importance-weighted and clipped. grpo."""
+
+    max_iterations: Positive = 100
+    """Iterations of sample, plan, train. The reference samples 1024 prompts in each."""
+
+    prompts_per_iteration: Positive = 1024
+    """Prompts drawn in an iteration."""
+
+    updates_per_iteration: Positive = 4
+    """Optimiser steps an iteration; each sees its share of the iteration's prompts."""
+
+    weights: Literal["prompt_mean", "token_mean"] = "prompt_mean"
+    """prompt_mean: each prompt counts once, the objective whose variance the allocation minimises.
+    token_mean: each token counts once, as in the reference."""
+
+    clip_low: Fraction = 0.2
+    """Importance ratios are clipped from below at 1 − clipLow."""
+
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """Importance ratios are clipped from above at 1 + clipHigh."""
+
+    dual_clip: Annotated[float, Field(gt=1)] = 3.0
+    """grpo: a negative advantage's loss is bounded by this multiple of it (dual-clip PPO)."""
+
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL divergence from the initial policy (low-variance estimator); 0 loads no reference."""
+
+    old_logprobs: Literal["learner", "rollout"] = "learner"
+    """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
+
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    """Seed of prompt order, sampling and initialisation (64 bits)."""
+
+    @model_validator(mode="after")
+    def _updates_fit_prompts(self) -> Self:
+        if self.updates_per_iteration > self.prompts_per_iteration:
+            raise ValueError(
+                f"updatesPerIteration {self.updates_per_iteration} exceeds promptsPerIteration "
+                f"{self.prompts_per_iteration}; lower it, so that every update has a prompt"
+            )
+        return self
+
+
+class PriorSpec(SpecPart):
+    """The Beta prior on a prompt's acceptance rate."""
+
+    accepted: Annotated[float, Field(gt=0)] = 1.0
+    """Pseudo-count of accepted samples."""
+
+    rejected: Annotated[float, Field(gt=0)] = 1.0
+    """Pseudo-count of rejected samples."""
+
+
+class GradNormSpec(SpecPart):
+    """Which gradient norm G is monitored, and from when."""
+
+    parameters: Literal["head", "embeddings"] = "embeddings"
+    """embeddings: the embedding matrix, as in the reference (a tied head included). head: forward pass only."""
+
+    source: Literal["lagged", "current"] = "lagged"
+    """lagged: a prompt's earlier visits and like prompts tell its G, so both stages may be pooled.
+    current: the pilot's own norms do as well, as in the paper; the stages then keep fixed weights."""
+
+    smoothing: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the newest visit in the moving average of G²."""
+
+
+class AllocationSpec(SpecPart):
+    """How the sampling budget is shared among prompts. Σ n_i = samplesPerPrompt × promptsPerIteration."""
+
+    policy: Literal["gvm", "uniform"] = "gvm"
+    """gvm: n ∝ G/√(p + α/p^(β−1)) (arXiv 2505.02391). uniform: the same for all (RAFT)."""
+
+    samples_per_prompt: Positive = 8
+    """Samples a prompt on average, the pilot included. The paper's N/m."""
+
+    pilot_samples: Annotated[int, Field(ge=0)] = 4
+    """Samples that estimate p and G at a prompt's first visit; 0 starts from the prior."""
+
+    revisit_pilot_samples: Annotated[int, Field(ge=0)] = 0
+    """The same at later visits, where the discounted posterior usually serves."""
+
+    pilot_reuse: Literal["auto", "pooled", "fixed", "discard"] = "auto"
+    """How pilot samples train. fixed: constant stage weights. pooled: one group, sound only with lagged
+    norms. discard: not at all, as in the reference. auto: pooled with lagged norms, else fixed."""
+
+    min_samples: Annotated[int, Field(ge=0)] = 1
+    """Floor of a prompt's second-stage samples."""
+
+    max_samples: Positive = 64
+    """Cap of a prompt's second-stage samples."""
+
+    alpha: Annotated[float, Field(ge=0)] = 1e-3
+    """α of the paper's regulariser: larger spends less on hopeless prompts."""
+
+    beta: Annotated[float, Field(ge=1)] = 2.0
+    """β of the paper's regulariser: larger cuts hopeless prompts off more sharply."""
+
+    prior: PriorSpec = PriorSpec()
+    """Beta prior on the acceptance rate."""
+
+    discount: Fraction = 0.8
+    """What earlier outcomes of a prompt are worth at each later visit: the policy has moved since."""
+
+    grad_norm: GradNormSpec = GradNormSpec()
+    """The gradient norm G."""
+
+    measure_variance: bool = True
+    """Measure the realised gradient variance and the uniform plan's from the same samples, each iteration."""
+
+    parity: Literal["none", "reference"] = "none"
+    """reference: the plan equals RLHFlow/GVM's arithmetic to the sample (no prior, no floor, its rounding)."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        pilot = max(self.pilot_samples, self.revisit_pilot_samples)
+        if self.max_samples < self.min_samples:
+            raise ValueError(f"maxSamples {self.max_samples} is below minSamples {self.min_samples}; raise it")
+        if self.parity == "reference":
+            if self.policy != "gvm":
+                raise ValueError(f"parity reference needs policy gvm, not {self.policy}")
+            return self
+        if pilot + self.min_samples > self.samples_per_prompt:
+            raise ValueError(
+                f"pilot of {pilot} and minSamples {self.min_samples} exceed samplesPerPrompt "
+                f"{self.samples_per_prompt}, which counts both; lower them or raise samplesPerPrompt"
+            )
+        if self.samples_per_prompt > self.max_samples:
+            raise ValueError(
+                f"samplesPerPrompt {self.samples_per_prompt} exceeds maxSamples {self.max_samples}; raise maxSamples"
+            )
+        if self.pilot_reuse == "pooled" and self.grad_norm.source == "current" and pilot > 0:
+            raise ValueError(
+                "pilotReuse pooled is biased with gradNorm.source current (n depends on the pooled gradients); "
+                "set gradNorm.source: lagged or pilotReuse: fixed"
+            )
+        if self.pilot_reuse == "fixed" and self.min_samples < 1 and pilot > 0:
+            raise ValueError(f"pilotReuse fixed needs minSamples of at least 1, not {self.min_samples}")
+        return self
+
+
+class EvaluationDataset(DataSpec):
+    """One held-out set. Prompts are rendered as the training set's are."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$")
+    """Name in metrics and reports."""
+
+    samples: Positive = 1
+    """k of avg@k (temperature above 0); 1 with temperature 0 is greedy."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy decoding."""
+
+    max_response_tokens: Positive | None = None
+    """Longest response; None takes rollout.maxResponseTokens."""
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Self:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples {self.samples} at temperature 0 are all alike; set temperature or samples: 1")
+        return self
+
+
+class EvaluationSpec(SpecPart):
+    """Held-out accuracy: at both ends, and every so many iterations."""
+
+    every_iterations: Positive = 5
+    """Iterations between evaluations."""
+
+    datasets: tuple[EvaluationDataset, ...] = ()
+    """Held-out sets. The first one's accuracy is the job's `accuracy` and chooses the best checkpoint."""
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_differ(cls, datasets: tuple[EvaluationDataset, ...]) -> tuple[EvaluationDataset, ...]:
+        names = [d.name for d in datasets]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"name {twice[0]!r} stands twice; give each set its own")
+        return datasets

@@ -1,0 +1,190 @@
+"""Bodies of the allocator's HTTP API, version 1.
+
+Every mutation carries (iteration, block, key): a repeat is answered as the first was, and counts nothing.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gvm_api.base import Contract
+from gvm_api.spec import AllocationSpec
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Norm = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
+"""A norm whose square is finite, too."""
+
+
+class RegisterJob(Contract):
+    """PUT /v1/jobs/{job}: the policy and its budget."""
+
+    allocation: AllocationSpec
+
+
+class Mutation(Contract):
+    """What makes a request idempotent."""
+
+    iteration: Count
+    """Iteration of the loop, from 0."""
+
+    block: Count = 0
+    """Block of prompts within the iteration."""
+
+    key: str = Field(min_length=1, max_length=64)
+    """Names the mutation within its block, e.g. `pilot` or `main`."""
+
+
+class PromptOutcome(Contract):
+    """What came of one prompt's samples in one stage."""
+
+    id: str
+    num_samples: Count
+    """Samples drawn."""
+
+    num_accepted: Count
+    """Those the verifier accepted."""
+
+    num_unjudged: Count = 0
+    """Those without a verdict (timeout or error): counted, but no evidence on the acceptance rate."""
+
+    num_tokens: Count = 0
+    """Response tokens of all the samples."""
+
+    grad_norms: tuple[Norm, ...] = ()
+    """L2 norms ‖∇ Σ_t log π‖ of accepted samples, as many as were measured."""
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        judged = self.num_samples - self.num_unjudged
+        if self.num_accepted > judged:
+            raise ValueError(
+                f"numAccepted {self.num_accepted} of prompt {self.id!r} exceeds its {judged} judged samples "
+                f"(numSamples {self.num_samples} − numUnjudged {self.num_unjudged}); count each sample once"
+            )
+        if len(self.grad_norms) > self.num_accepted:
+            raise ValueError(
+                f"gradNorms of prompt {self.id!r} holds {len(self.grad_norms)} norms of {self.num_accepted} "
+                "accepted samples; give at most one an accepted sample"
+            )
+        return self
+
+
+class ObserveRequest(Mutation):
+    """POST /v1/jobs/{job}/observations: pilot or training outcomes."""
+
+    stage: Literal["pilot", "main"]
+    policy_version: Count
+    outcomes: tuple[PromptOutcome, ...]
+
+
+class ObserveResponse(Contract):
+    """`is_repeat` says that this mutation had been counted before."""
+
+    is_repeat: bool
+    num_samples: Count
+    """Samples in the ledger of the whole job after this mutation."""
+
+
+class PlanRequest(Mutation):
+    """POST /v1/jobs/{job}/plans: share `budget` second-stage samples among the prompts."""
+
+    policy_version: Count
+    prompt_ids: tuple[str, ...] = Field(min_length=1)
+    budget: Count
+    """Σ n_i, the pilot not counted."""
+
+    pooled_sizes: tuple[Count, ...] = ()
+    """Pilot samples that each prompt has and that will train in one group with the new ones; empty for none."""
+
+    gradient_source: Literal["lagged", "current"] = "current"
+    """lagged leaves this iteration's own norms out, so that both stages may be pooled."""
+
+
+class Plan(Contract):
+    """The answer: sample sizes in the order of `prompt_ids`; the variances are relative to one another."""
+
+    policy: str
+    prompt_ids: tuple[str, ...]
+    sample_sizes: tuple[int, ...]
+    accept_rates: tuple[float, ...]
+    """Posterior means of p_i, shape (m,)."""
+
+    grad_norms: tuple[float, ...]
+    """G_i that the plan used, shape (m,)."""
+
+    num_observed: tuple[int, ...]
+    """Judged samples behind each posterior, shape (m,)."""
+
+    predicted_variance: float
+    """(1/m²) Σ G_i² / (n_i p_i) of this plan, pooled samples counted."""
+
+    predicted_variance_uniform: float
+    """The same of the uniform plan with this budget."""
+
+    num_at_floor: Count
+    num_at_cap: Count
+
+
+class PromptPosterior(Contract):
+    """What is believed of one prompt."""
+
+    id: str
+    accepted: float
+    """Discounted count of accepted samples, the prior not included."""
+
+    rejected: float
+    grad_norm: float | None
+    """Smoothed G, None where no accepted sample was measured."""
+
+    mean_tokens: float | None
+    num_visits: Count
+    last_policy_version: int
+
+
+class PosteriorRequest(Contract):
+    """POST /v1/jobs/{job}/posterior: reads the beliefs of many prompts (a body has room for them all)."""
+
+    prompt_ids: tuple[str, ...]
+
+
+class PosteriorResponse(Contract):
+    """The prompts that were ever observed, in the order asked for; others are left out."""
+
+    prompts: tuple[PromptPosterior, ...]
+
+
+class LedgerTotals(Contract):
+    """Every sample, counted once."""
+
+    num_pilot: Count
+    num_main: Count
+    num_accepted: Count
+    num_unjudged: Count
+    num_tokens: Count
+
+
+class Progress(Contract):
+    """PUT /v1/jobs/{job}/progress: what the learner says of the run, for the status."""
+
+    phase: Literal["Starting", "Running", "Succeeded", "Failed"]
+    stage: str = ""
+    stage_fraction: float | None = None
+    """How much of the stage is done, 0 to 1."""
+
+    iteration: Count = 0
+    max_iterations: Count = 0
+    step: Count = 0
+    accuracy: float | None = None
+    accept_rate: float | None = None
+    samples_per_second: float | None = None
+    variance_reduction: float | None = None
+    message: str = ""
+
+
+class Snapshot(Contract):
+    """GET and PUT /v1/jobs/{job}/snapshot: the whole state of a job, for checkpoints."""
+
+    version: Literal[1] = 1
+    allocation: AllocationSpec
+    state: dict[str, Any]
+    """The allocator's own; opaque to everybody else."""

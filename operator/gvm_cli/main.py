@@ -1,0 +1,129 @@
+"""The `gvm` command: parses, calls, prints. Exit 0 done, 1 the run failed, 2 the input is wrong."""
+
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from gvm_api import yaml_format
+from gvm_api.load import InvalidJobError, load_job
+from gvm_api.spec import GVMTrainingJob
+from gvm_cli import run_directory
+from gvm_cli.allocate import allocate
+from gvm_cli.compare import compare
+from gvm_cli.display import Display, final_table
+from gvm_cli.local import LocalRun, RunFailedError
+from gvm_cli.report import report, write_report
+from gvm_cli.score import score
+from gvm_operator import manifests
+from gvm_operator.site import Images, cluster_site
+
+P = ParamSpec("P")
+R = TypeVar("R")
+JobFile = Annotated[Path, typer.Argument(help="A GVMTrainingJob as YAML, e.g. examples/arithmetic.yaml.")]
+
+app = typer.Typer(
+    name="gvm",
+    help="Train language models that learn to reason, with the sampling budget that minimises gradient variance.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _input_errors_exit_2(command: Callable[P, R]) -> Callable[P, R]:
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except InvalidJobError as error:
+            for problem in error.problems:
+                typer.echo(f"gvm: {problem}", err=True)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+@app.command("run")
+@_input_errors_exit_2
+def run_command(
+    file: JobFile,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; default runs/NAME.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start anew beside a run that was interrupted.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the final table only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each iteration as a JSON line.")] = False,
+) -> None:
+    """Run a job on this machine: vLLM servers, allocator and learner as processes.
+
+    Called again on a run that was interrupted, it resumes from the last checkpoint; otherwise it starts a new
+    run beside the old one (runs/NAME-2, …).
+    """
+    job = load_job(file)
+    base = run_dir or Path("runs") / job.metadata.name
+    chosen, resumes = run_directory.choose(base, job=job.metadata.name, fresh=new)
+    console = Console(stderr=as_json, soft_wrap=True)
+    with run_directory.lock(chosen):
+        if resumes:
+            run_directory.check_same_job(job, chosen)
+        if not quiet:
+            verb = "resuming" if resumes else "starting"
+            console.print(f"{verb} {job.metadata.name} in {chosen}; logs in {chosen / 'logs'}", highlight=False)
+        _execute(job, chosen, console, quiet=quiet, as_json=as_json)
+
+
+def _execute(job: GVMTrainingJob, run_dir: Path, console: Console, *, quiet: bool, as_json: bool) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with Display(console=console, run_dir=run_dir, quiet=quiet, as_json=as_json) as display:
+        local = LocalRun(job=job, run_dir=run_dir, on_poll=display.show)
+        try:
+            status = local.execute()
+        except RunFailedError as error:
+            typer.echo(f"gvm: {error}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("gvm: interrupted; run the same command to resume", err=True)
+            raise typer.Exit(130) from error
+        display.show(status, None)
+    facts = {
+        "peak memory": f"{local.peak_memory_bytes / 2**30:.1f} GiB",
+        "checkpoint": str(run_dir / "checkpoints" / "final"),
+        "report": str(write_report(run_dir)),
+    }
+    console.print(final_table(run_directory.read_metrics(run_dir), facts))
+
+
+@app.command()
+@_input_errors_exit_2
+def validate(file: JobFile) -> None:
+    """Check a job file: prints OK, or one line a fault (field, value, fix) and exits 2."""
+    job = load_job(file)
+    typer.echo(f"{file}: OK ({job.metadata.name})")
+
+
+@app.command()
+@_input_errors_exit_2
+def render(
+    file: JobFile,
+    rollout_image: Annotated[str, typer.Option(help="Default image of the servers.")] = Images().rollout,
+    allocator_image: Annotated[str, typer.Option(help="Default image of the allocator.")] = Images().allocator,
+    learner_image: Annotated[str, typer.Option(help="Default image of the learner.")] = Images().learner,
+) -> None:
+    """Print the job's children as Kubernetes YAML. The token in the Secret is a placeholder."""
+    job = load_job(file)
+    images = Images(rollout=rollout_image, allocator=allocator_image, learner=learner_image)
+    children = manifests.children(job, cluster_site(job, images), token="<generated>")
+    typer.echo(yaml_format.dump(*children), nl=False)
+
+
+app.command()(allocate)
+app.command()(score)
+app.command()(report)
+app.command()(compare)
+
+if __name__ == "__main__":
+    app()

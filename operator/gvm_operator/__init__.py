@@ -1,0 +1,1 @@
+"""Turns a GVMTrainingJob into the children that run it."""

@@ -1,0 +1,59 @@
+"""Where a job runs: the addresses, paths and images that differ between a cluster and one machine."""
+
+from dataclasses import dataclass, field
+
+from gvm_api import names
+from gvm_api.spec import GVMTrainingJob
+
+PORT = 8000
+WEIGHTS_PORT = 8001
+RENDEZVOUS_PORT = 29500
+RUN_DIR = "/gvm/run"
+JOB_FILE = "/gvm/job/job.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """Default container image of each role."""
+
+    rollout: str = "gvm-rollout:latest"
+    allocator: str = "gvm-allocator:latest"
+    learner: str = "gvm-trainer:latest"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """How the processes of one job find one another.
+
+    Example:
+        in a cluster rollout_urls is ("dns+http://arithmetic-rollout.default.svc:8000",); on one machine with two
+        servers it is ("http://127.0.0.1:41001", "http://127.0.0.1:41002").
+    """
+
+    allocator_url: str
+    rollout_urls: tuple[str, ...]
+    weights_host: str
+    weights_port: int
+    rendezvous_host: str
+    rendezvous_port: int
+    run_dir: str
+    job_file: str
+    images: Images = field(default_factory=Images)
+
+
+def cluster_site(job: GVMTrainingJob, images: Images) -> Site:
+    """Addresses by the names of Services, paths as they are mounted into the pods."""
+    name, namespace = job.metadata.name, job.metadata.namespace
+    learner = names.child(name, names.LEARNER)
+    first_learner = f"{learner}-0.{learner}.{namespace}.svc"
+    return Site(
+        allocator_url=f"http://{names.child(name, names.ALLOCATOR)}.{namespace}.svc:{PORT}",
+        rollout_urls=(f"dns+http://{names.child(name, names.ROLLOUT)}.{namespace}.svc:{PORT}",),
+        weights_host=first_learner,
+        weights_port=WEIGHTS_PORT,
+        rendezvous_host=first_learner,
+        rendezvous_port=RENDEZVOUS_PORT,
+        run_dir=RUN_DIR,
+        job_file=JOB_FILE,
+        images=images,
+    )

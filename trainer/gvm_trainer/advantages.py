@@ -1,0 +1,145 @@
+"""From ragged groups of judged samples to a flat list of training samples with explicit weights.
+
+Owns every advantage and weight: the loss is Σ_a weight_a Σ_t ℓ(a, t), and nothing after this module divides
+by a count. Knows neither tensors nor how a loss turns an advantage into a gradient.
+
+Weights, m prompts in the mini-batch (those without accepted samples included), T0 a constant length:
+    prompt_mean  RAFT, RAFT++: 1/(m·|D_i|·T0) over the accepted D_i;  GRPO: 1/(m·n_i·T0) over the judged n_i.
+                 T0 leaves the objective as it is and gives it the scale of a token mean.
+    token_mean   1/(response tokens of the mini-batch's training samples), the reference's weights.
+GRPO's advantage is (r − mean)/(std + 1e-6) with ddof 1 (arXiv 2402.03300, section 4.1.2).
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gvm_trainer.samples import Prompt, Sample, Stage
+
+Algorithm = Literal["raft", "raftpp", "grpo"]
+Weighting = Literal["prompt_mean", "token_mean"]
+PilotReuse = Literal["pooled", "fixed", "discard"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSample:
+    """A response that is trained on. `weight` is all that the loss multiplies by, besides `advantage`.
+
+    Example: one of two accepted among 4 prompts at T0 = 100 has
+        TrainingSample(key=("17", "main", 0), prompt_token_ids=(1, 5), response_token_ids=(7, 2),
+                       old_logprobs=(-0.1, -0.2), advantage=1.0, weight=1 / (4 * 2 * 100))
+    """
+
+    key: tuple[str, Stage, int]
+    """(prompt id, stage, index) of the completion"""
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+    old_logprobs: tuple[float, ...]
+    """log π_old of each response token, nats; the server's, unless the learner scores them again"""
+    advantage: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimator:
+    """How samples become a gradient estimate; settled before any of them is drawn."""
+
+    algorithm: Algorithm
+    weighting: Weighting = "prompt_mean"
+    pilot_reuse: PilotReuse = "pooled"
+    """`pooled`: both stages are one group, sound when n_i does not depend on this pilot's gradient norms.
+    `fixed`: each stage is a group of its own and has a constant weight, sound whatever chose n_i.
+    `discard`: the pilot is not trained on."""
+    pilot_weight: float | None = None
+    """the pilot's weight under `fixed`, see `fixed_pilot_weight`; a constant, never from this data"""
+    response_length: int = 1
+    """T0, tokens: the most that a response may have"""
+    keeps_zero_advantage: bool = False
+    """whether samples of advantage 0 stay; needed where another term, as a KL loss, sees them"""
+
+    def __post_init__(self) -> None:
+        if self.response_length < 1:
+            raise ValueError(f"response_length is {self.response_length}: give a number of tokens, 1 or more")
+        if self.pilot_reuse == "fixed":
+            if self.weighting == "token_mean":
+                raise ValueError("weighting token_mean cannot weigh stages: set pilot_reuse to pooled or discard")
+            if self.pilot_weight is None or not 0.0 <= self.pilot_weight <= 1.0:
+                raise ValueError(f"pilot_weight is {self.pilot_weight}: pilot_reuse 'fixed' needs one in [0, 1]")
+
+
+def fixed_pilot_weight(pilot_samples: float, mean_main_samples: float) -> float:
+    """N'/(N' + n̄₂), the share of the pilot in what a prompt is given on average."""
+    if pilot_samples < 0 or mean_main_samples < 0 or pilot_samples + mean_main_samples == 0:
+        raise ValueError(
+            f"pilot_samples is {pilot_samples} and mean_main_samples {mean_main_samples}: "
+            "give numbers of 0 or more, not both 0"
+        )
+    return pilot_samples / (pilot_samples + mean_main_samples)
+
+
+def training_samples(groups: Mapping[Prompt, Sequence[Sample]], estimator: Estimator) -> list[TrainingSample]:
+    """The samples of a mini-batch to train on, with their advantages and weights.
+
+    Args:
+        groups: every prompt of the mini-batch, also those without samples, and its samples in any number.
+            A stage counts as run for a prompt if any sample of it is there, whatever its outcome.
+        estimator: algorithm, weights and reuse of the pilot.
+    """
+    graded = [
+        (prompt, sample, advantage, weight)
+        for prompt, samples in groups.items()
+        for share, group in _stage_groups(samples, estimator)
+        for sample, advantage, weight in _graded(group, share / len(groups), estimator.algorithm)
+    ]
+    num_tokens = sum(len(sample.completion.token_ids) for _, sample, _, _ in graded)
+    if estimator.weighting == "token_mean":
+        graded = [(prompt, sample, advantage, 1.0) for prompt, sample, advantage, _ in graded]
+    divisor = num_tokens if estimator.weighting == "token_mean" else estimator.response_length
+    return [
+        _training_sample(prompt, sample, advantage, weight / divisor)
+        for prompt, sample, advantage, weight in graded
+        if sample.completion.token_ids and (advantage != 0.0 or estimator.keeps_zero_advantage)
+    ]
+
+
+def group_advantages(rewards: Sequence[float]) -> list[float]:
+    """(r − mean)/(std + 1e-6), ddof 1; 0 for a group of one, and for equal rewards."""
+    if len(set(rewards)) < 2:
+        return [0.0] * len(rewards)
+    mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
+    return [(reward - mean) / (std + 1e-6) for reward in rewards]
+
+
+def _stage_groups(samples: Sequence[Sample], estimator: Estimator) -> list[tuple[float, list[Sample]]]:
+    """The groups that a prompt's samples form, each with its constant share of the prompt's weight."""
+    pilot = [sample for sample in samples if sample.completion.stage == "pilot"]
+    main = [sample for sample in samples if sample.completion.stage == "main"]
+    if estimator.pilot_reuse == "discard":
+        return [(1.0, main)]
+    if estimator.pilot_reuse == "pooled" or not pilot or not main:
+        return [(1.0, pilot + main)]
+    assert estimator.pilot_weight is not None, "validated with the estimator"
+    return [(estimator.pilot_weight, pilot), (1.0 - estimator.pilot_weight, main)]
+
+
+def _graded(group: Sequence[Sample], share: float, algorithm: Algorithm) -> list[tuple[Sample, float, float]]:
+    """(sample, advantage, share of the gradient) for those of a group that the algorithm trains on."""
+    if algorithm == "grpo":
+        rewards = [(sample, sample.reward) for sample in group if sample.reward is not None]
+        advantages = group_advantages([reward for _, reward in rewards])
+        return [(s, a, share / len(rewards)) for (s, _), a in zip(rewards, advantages, strict=True)]
+    accepted = [sample for sample in group if sample.is_accepted]
+    return [(sample, 1.0, share / len(accepted)) for sample in accepted]
+
+
+def _training_sample(prompt: Prompt, sample: Sample, advantage: float, weight: float) -> TrainingSample:
+    completion = sample.completion
+    return TrainingSample(
+        key=(completion.prompt_id, completion.stage, completion.index),
+        prompt_token_ids=prompt.token_ids,
+        response_token_ids=completion.token_ids,
+        old_logprobs=completion.logprobs,
+        advantage=advantage,
+        weight=weight,
+    )

@@ -1,0 +1,176 @@
+"""The learner's side of the allocator: its HTTP client, what an iteration observes, what a plan predicts.
+
+Owns retries: every mutation is named by (iteration, block, key), so trying again counts nothing twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from gvm_api import wire
+from gvm_api.base import Contract
+from gvm_api.spec import AllocationSpec
+from gvm_trainer.samples import Prompt, Sample, Stage
+
+
+class AllocatorError(RuntimeError):
+    """The allocator refused a request, or could not be reached in time."""
+
+
+class _UnavailableError(Exception):
+    """Worth another try."""
+
+
+class AllocatorClient:
+    """One job's allocator over HTTP.
+
+    Args:
+        url: the service's.
+        job: the job's name.
+        token: the job's bearer token.
+        timeout_seconds: for one attempt.
+        attempts: how often a request is sent before that is an error. The default's waits add up to about three
+            minutes, in which a restarted allocator is back.
+        first_wait_seconds: the wait after the first attempt; each further one is twice as long, up to 15 s.
+        transport: how to reach the allocator, if not by the network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        job: str,
+        token: str,
+        timeout_seconds: float,
+        attempts: int = 18,
+        first_wait_seconds: float = 0.25,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = f"{url}/v1/jobs/{job}"
+        self._attempts = attempts
+        self._wait = wait_exponential(multiplier=first_wait_seconds, max=15.0)
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            timeout=timeout_seconds,
+            transport=transport,
+            trust_env=False,  # the allocator is a neighbour; a proxy for the outside would not find it
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def register(self, allocation: AllocationSpec) -> None:
+        """Create the job, or change its settings."""
+        await self._send("PUT", "", wire.RegisterJob(allocation=allocation))
+
+    async def observe(self, request: wire.ObserveRequest) -> wire.ObserveResponse:
+        """Count outcomes, once."""
+        return wire.ObserveResponse.model_validate(await self._send("POST", "/observations", request))
+
+    async def plan(self, request: wire.PlanRequest) -> wire.Plan:
+        """Share a budget."""
+        return wire.Plan.model_validate(await self._send("POST", "/plans", request))
+
+    async def posterior(self, ids: Sequence[str]) -> dict[str, wire.PromptPosterior]:
+        """What is believed of prompts that were seen before; others are absent."""
+        answer = await self._send("POST", "/posterior", wire.PosteriorRequest(prompt_ids=tuple(ids)))
+        found = wire.PosteriorResponse.model_validate(answer).prompts
+        return {p.id: p for p in found}
+
+    async def snapshot(self) -> wire.Snapshot:
+        """The job's whole state."""
+        return wire.Snapshot.model_validate(await self._send("GET", "/snapshot"))
+
+    async def restore(self, snapshot: wire.Snapshot) -> None:
+        """Put the job back to a snapshot."""
+        await self._send("PUT", "/snapshot", snapshot)
+
+    async def forget(self) -> None:
+        """Drop the job, if it is there."""
+        await self._send("DELETE", "")
+
+    async def progress(self, progress: wire.Progress) -> None:
+        """Say how the run goes."""
+        await self._send("PUT", "/progress", progress)
+
+    async def _send(self, method: str, path: str, body: Contract | None = None) -> Any:
+        content = None if body is None else body.model_dump_json()
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(_UnavailableError),
+            stop=stop_after_attempt(self._attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    return await self._once(method, path, content)
+        except _UnavailableError as error:
+            raise AllocatorError(f"{method} {self._url}{path} failed {self._attempts} times; last: {error}") from error
+        raise AssertionError("tenacity returns or raises")
+
+    async def _once(self, method: str, path: str, content: str | None) -> Any:
+        try:
+            # Not by httpx's base_url, which would end the job's own address in a slash.
+            response = await self._http.request(method, self._url + path, content=content)
+        except httpx.TransportError as error:
+            raise _UnavailableError(f"{type(error).__name__} {error}") from error
+        if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise _UnavailableError(f"status {response.status_code}: {response.text[:200]}")
+        if not response.is_success:
+            raise AllocatorError(f"{method} {response.url} was refused, {response.status_code}: {response.text[:500]}")
+        return response.json() if response.content else None
+
+
+def pilot_sizes(
+    prompts: Sequence[Prompt], known: Mapping[str, wire.PromptPosterior], spec: AllocationSpec
+) -> dict[str, int]:
+    """Pilot samples by prompt: the uniform plan has no use for any; a known prompt has its own setting."""
+    if spec.policy == "uniform":
+        return dict.fromkeys([p.id for p in prompts], 0)
+    if spec.parity == "reference":
+        return dict.fromkeys([p.id for p in prompts], spec.pilot_samples)
+    return {p.id: spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts}
+
+
+def main_budget(num_prompts: int, pilot: Mapping[str, int], spec: AllocationSpec) -> int:
+    """Second-stage samples of a block: what the pilot left; in parity the reference's, which ignores the pilot."""
+    total = spec.samples_per_prompt * num_prompts
+    return total if spec.parity == "reference" else total - sum(pilot.values())
+
+
+def outcomes(
+    prompts: Sequence[Prompt],
+    samples: Mapping[str, Sequence[Sample]],
+    stage: Stage,
+    grad_norms: Mapping[tuple[str, Stage, int], float],
+) -> tuple[wire.PromptOutcome, ...]:
+    """What the ledger is told of one stage: one entry for each prompt that was sampled in it."""
+    found = []
+    for prompt in prompts:
+        own = [s for s in samples[prompt.id] if s.completion.stage == stage]
+        if own:
+            found.append(_outcome(prompt.id, own, grad_norms))
+    return tuple(found)
+
+
+def _outcome(
+    prompt_id: str, own: Sequence[Sample], grad_norms: Mapping[tuple[str, Stage, int], float]
+) -> wire.PromptOutcome:
+    keys = [s.completion.key for s in own if s.is_accepted]
+    return wire.PromptOutcome(
+        id=prompt_id,
+        num_samples=len(own),
+        num_accepted=sum(s.is_accepted for s in own),
+        num_unjudged=sum(not s.is_judged for s in own),
+        num_tokens=sum(len(s.completion.token_ids) for s in own),
+        grad_norms=tuple(grad_norms[key] for key in keys if key in grad_norms),
+    )

@@ -1,0 +1,150 @@
+"""Checkpoints: model, optimiser, random states, prompt order, posterior and ledger in one atomic commit.
+
+A checkpoint is written under a temporary name, flushed to disk, and renamed: a directory with a final name is
+whole. Knows neither DeepSpeed nor the allocator; `save` is told what to write.
+
+Layout: checkpoints/iteration-000010/{state/, model/, loop.json}; checkpoints/final is a plain Hugging Face folder.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gvm_api.base import Contract
+from gvm_api.wire import Snapshot
+
+_NAME = re.compile(r"iteration-(\d{6})")
+
+
+class LoopState(Contract):
+    """Where the loop stands after an iteration."""
+
+    iteration: int
+    step: int
+    samples_total: int
+    tokens_total: int
+    elapsed_seconds: float
+    best_accuracy: float | None
+    best_iteration: int | None
+    prompt_order: dict[str, Any]
+    allocator: Snapshot
+
+
+class Checkpoints:
+    """The checkpoints of one run directory, on the leader."""
+
+    def __init__(self, run_dir: Path, *, keep_last: int, keep_best: bool) -> None:
+        self.root = run_dir / "checkpoints"
+        self.keep_last, self.keep_best = keep_last, keep_best
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = self._iterations()
+        return self._path(found[-1]) if found else None
+
+    def load(self, path: Path) -> LoopState:
+        """The loop's state in a checkpoint.
+
+        Raises:
+            ValueError: loop.json is missing or damaged. A checkpoint is flushed to disk before it has its name, so
+                the volume has lost data: which older state to go on from is left to the user.
+        """
+        file = path / "loop.json"
+        try:
+            return LoopState.model_validate_json(file.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{file} is missing or damaged, remove {path} to go on from the checkpoint before it: {error}"
+            ) from error
+
+    def save(self, state: LoopState, write: Callable[[Path], None]) -> Path:
+        """Commit a checkpoint; `write(directory)` adds what is not the loop's own."""
+
+        def write_all(directory: Path) -> None:
+            write(directory)
+            (directory / "loop.json").write_text(state.model_dump_json())
+
+        final = _commit(self._path(state.iteration), write_all)
+        self._prune(state.best_iteration)
+        return final
+
+    def _iterations(self) -> list[int]:
+        if not self.root.is_dir():
+            return []
+        return sorted(int(m[1]) for entry in self.root.iterdir() if (m := _NAME.fullmatch(entry.name)))
+
+    def _path(self, iteration: int) -> Path:
+        return self.root / f"iteration-{iteration:06}"
+
+    def _prune(self, best: int | None) -> None:
+        found = self._iterations()
+        kept = set(found[-self.keep_last :]) | ({best} if self.keep_best else set())
+        for iteration in found:
+            if iteration not in kept:
+                _delete(self._path(iteration))
+
+
+def write_final(run_dir: Path, write: Callable[[Path], None]) -> Path:
+    """Write checkpoints/final, the folder that the user takes away."""
+    return _commit(run_dir / "checkpoints" / "final", write)
+
+
+def truncate_metrics(path: Path, *, after_iteration: int) -> None:
+    """Take back the lines of iterations that will be done again, and a line that a crash cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().split("\n")[:-1]:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["iteration"] <= after_iteration:
+                kept.append(line + "\n")
+    replace_text(path, "".join(kept))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's content at once: a reader sees the old text or the new."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text)
+    _flush(temporary)
+    temporary.replace(path)
+
+
+def _commit(final: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` fill a directory and give it its name once all of it is on disk; replaces what was there."""
+    _sweep(final.parent)
+    temporary = final.with_name(f".writing-{final.name}")
+    temporary.mkdir(parents=True)
+    write(temporary)
+    for path in [*temporary.rglob("*"), temporary]:
+        _flush(path)
+    if final.exists():
+        _delete(final)
+    temporary.rename(final)
+    _flush(final.parent)
+    return final
+
+
+def _delete(directory: Path) -> None:
+    # Renamed first: a half-deleted directory must not look like a checkpoint.
+    doomed = directory.with_name(f".deleting-{directory.name}")
+    directory.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what a crash left half-written or half-deleted."""
+    for leftover in [*root.glob(".writing-*"), *root.glob(".deleting-*")]:
+        shutil.rmtree(leftover)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,247 @@
+"""Draws samples from the rollout servers, every request exactly once, whatever becomes of a server.
+
+Owns retries and deadlines. Does not know which samples are worth drawing, whether an answer is right, or how
+weights reach a server.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from gvm_trainer import generate_api
+from gvm_trainer.generate_api import Group, SampleRequest, SamplingParams, UnusableAnswerError
+from gvm_trainer.samples import Completion
+from gvm_trainer.servers import Fleet, RolloutError, Server, ServerError, resolve_servers
+
+__all__ = ["RolloutClient", "RolloutError", "SampleRequest", "SamplingParams"]
+
+T = TypeVar("T")
+
+KEEPALIVE_SECONDS = 2.0
+"""Below the 5 s after which vLLM closes an idle connection, so that no request meets one that is going."""
+
+
+class RolloutClient:
+    """Samples from one or more vLLM servers.
+
+    Args:
+        urls: base URLs; `dns+http://host:port` stands for every address of the host.
+        model: the name under which the servers serve the policy.
+        max_tokens: the longest response of a training sample.
+        temperature: of training samples. Logprobs are those at temperature 1 always.
+        top_p: of training samples.
+        concurrency: samples in flight at one server.
+        timeout_seconds: for one call, and for how long all servers may be down before that is an error.
+        retries: how often a request is sent again after a server took it and failed.
+        samples_per_request: how many samples of a prompt travel together; 8 is 2 to 5 times faster than 1.
+        cool_down_seconds: how long a server that failed is left alone, doubled with each further failure.
+        on_stale: called with the URL of a server that is not at `expected_version` (it was restarted) to bring it
+            there. Without it such a server counts as failing.
+        transport: how to reach the servers, if not by the network.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        model: str = "policy",
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        concurrency: int,
+        timeout_seconds: float,
+        retries: int,
+        samples_per_request: int = 8,
+        cool_down_seconds: float = 1.0,
+        on_stale: Callable[[str], Awaitable[None]] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if not urls:
+            raise ValueError("urls: at least one rollout server is needed")
+        self._addresses = tuple(urls)
+        self._model = model
+        self._training = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        self._concurrency = concurrency
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
+        self._samples_per_request = min(samples_per_request, concurrency)
+        self._on_stale = on_stale
+        self._fleet = Fleet(
+            concurrency=concurrency, cool_down_seconds=cool_down_seconds, outage_seconds=timeout_seconds
+        )
+        self._http = httpx.AsyncClient(
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS),
+            transport=transport,
+            trust_env=False,
+        )
+        self.expected_version: int | None = None
+        """The policy version that answers must come from; None takes any. The loop sets it after each sync."""
+
+    async def __aenter__(self) -> Self:
+        """Return the client; connections are opened as they are needed."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def wait_until_ready(self, timeout_seconds: float) -> None:
+        """Return once every server answers its health check.
+
+        Raises:
+            RolloutError: not within `timeout_seconds`; names the server and the last cause.
+        """
+        cause = "no server was asked yet"
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while cause := await self._first_unhealthy():
+                    await asyncio.sleep(0.25)
+        except TimeoutError as error:
+            raise RolloutError(f"not ready after {timeout_seconds:g} s: {cause}") from error
+
+    async def _first_unhealthy(self) -> str:
+        try:
+            self._fleet.update(await resolve_servers(self._addresses))
+            for url in self._fleet.urls:
+                (await self._http.get(f"{url}/health", timeout=5.0)).raise_for_status()
+        except RolloutError as error:
+            return str(error)
+        except httpx.HTTPError as error:
+            return f"rollout server {url}: {error!r}"
+        return ""
+
+    async def sample(
+        self, requests: Iterable[SampleRequest], params: SamplingParams | None = None
+    ) -> AsyncGenerator[Completion, None]:
+        """Yield one completion for every request, as they finish; `params` other than training's for evaluation.
+
+        Raises:
+            ValueError: two requests name the same sample.
+            RolloutError: a server refuses a request, a request failed more than `retries` times, or no server
+            has
+                answered for `timeout_seconds`.
+        """
+        params = params or self._training
+        # vLLM refuses several greedy samples of one prompt in one call: they would all be the same.
+        groups = generate_api.group_requests(requests, self._samples_per_request if params.temperature else 1)
+        await self.find_servers()
+        # As many as the servers can hold; the rest waits here rather than asking for a place again and again.
+        largest = max((len(group) for group in groups), default=1)
+        gate = asyncio.Semaphore(max(1, self._concurrency // largest) * len(self._fleet.urls))
+        tasks = [asyncio.create_task(self._draw(group, params, gate)) for group in groups]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                for completion in await finished:
+                    yield completion
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def prompt_logprobs(self, token_ids: Sequence[int], *, url: str | None = None) -> tuple[float, ...]:
+        """Return log π(token t | tokens before t) for t = 1 … len − 1 (nats), from the server at `url` or any.
+
+        Raises:
+            RolloutError: as `sample` does.
+        """
+        await self.find_servers()
+        return await self._ask(
+            generate_api.scoring_body(token_ids, model=self._model),
+            lambda answer: generate_api.read_prompt_logprobs(token_ids, answer),
+            num_samples=1,
+            num_tokens=len(token_ids) + 1,
+            url=url,
+        )
+
+    async def find_servers(self) -> list[str]:
+        """Look for the servers again and return their URLs.
+
+        Raises:
+            RolloutError: there are none.
+        """
+        try:
+            self._fleet.update(await resolve_servers(self._addresses))
+        except RolloutError:
+            # The name service may blink; servers known from before may well be there still.
+            if not self._fleet.urls:
+                raise
+        return self._fleet.urls
+
+    async def _draw(self, group: Group, params: SamplingParams, gate: asyncio.Semaphore) -> list[Completion]:
+        async with gate:
+            return await self._ask(
+                generate_api.sampling_body(group, params, model=self._model),
+                lambda answer: generate_api.read_completions(group, answer),
+                num_samples=len(group),
+                num_tokens=len(group[0].prompt.token_ids) + len(group) * params.max_tokens,
+            )
+
+    async def _ask(
+        self,
+        body: dict[str, Any],
+        read: Callable[[dict[str, Any]], T],
+        *,
+        num_samples: int,
+        num_tokens: int,
+        url: str | None = None,
+    ) -> T:
+        """Ask one server after the other until one gives an answer that `read` accepts."""
+        num_failures = 0
+        while True:
+            while (server := self._fleet.pick(num_samples, num_tokens, url=url)) is None:
+                await asyncio.sleep(self._fleet.seconds_to_wait())
+            try:
+                answer = await self._post(server, body)
+                result = read(answer)
+            except (httpx.HTTPError, TimeoutError, UnusableAnswerError, ServerError) as error:
+                if isinstance(error, RolloutError):
+                    raise
+                self._fleet.failed(server, _describe(error))
+                # A server that never took the request is a matter of time (it may be starting), not of tries.
+                num_failures += not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if num_failures > self._retries:
+                    raise RolloutError(
+                        f"rollout server {server.url}: {_describe(error)} (attempt {num_failures}, the last)"
+                    ) from error
+            else:
+                self._fleet.succeeded(server)
+                return result
+            finally:
+                self._fleet.release(server, num_samples, num_tokens)
+
+    async def _post(self, server: Server, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await self._post_once(server, body)
+        version = generate_api.read_version(answer)
+        if self.expected_version in (None, version):
+            return answer
+        if self._on_stale is None:
+            raise UnusableAnswerError(f"is at policy version {version}, not {self.expected_version}")
+        await self._on_stale(server.url)
+        return await self._post_fresh(server, body)
+
+    async def _post_fresh(self, server: Server, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await self._post_once(server, body)
+        if (version := generate_api.read_version(answer)) != self.expected_version:
+            raise UnusableAnswerError(f"is still at policy version {version}, not {self.expected_version}")
+        return answer
+
+    async def _post_once(self, server: Server, body: dict[str, Any]) -> dict[str, Any]:
+        async with asyncio.timeout(self._timeout_seconds):
+            response = await self._http.post(server.url + generate_api.PATH, json=body)
+        if response.is_client_error and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            # The same request would be refused everywhere and always.
+            raise RolloutError(
+                f"rollout server {server.url} refuses a request ({response.status_code}): {response.text[:500]}"
+            )
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}: {error.response.text[:300]}"
+    return f"{type(error).__name__}: {error}" if isinstance(error, httpx.HTTPError | TimeoutError) else str(error)
