@@ -1,7 +1,8 @@
 """Exact gradient norms a batch at a time against autograd a sequence at a time, on the same model and sequences.
 
-Owns the comparison; both sides run in this process, alternating, on the same tensors. The peer is what a loop over
-`torch.autograd.grad` costs with respect to the same matrix (the reference's way). Run from the repository's root:
+Owns the comparison; both sides run in this process, alternating, on the same tensors. The peer is a loop of
+`torch.autograd.grad` with respect to the same matrix, as the reference has it, over response logits only.
+Run from the repository's root:
     python -m benchmarks.gradient_norms [--json]
 """
 
@@ -108,7 +109,9 @@ def tiny_model(case: Case) -> Qwen2ForCausalLM:
         num_key_value_heads=2,
         tie_word_embeddings=case.is_tied,
     )
-    return Qwen2ForCausalLM(config).eval()
+    model = Qwen2ForCausalLM(config)  # type: ignore[no-untyped-call]  # transformers
+    model.train(False)
+    return model
 
 
 def drawn_sequences(num_vocab: int, count: int) -> list[tuple[list[int], list[int]]]:
@@ -134,7 +137,7 @@ def autograd_sq_norm(model: Qwen2ForCausalLM, single: TokenBatch, case: Case) ->
     log_probs = model(**source, use_cache=False).logits[0, :-1][mask].log_softmax(-1)
     total = log_probs.gather(-1, ids[0, 1:, None][mask]).sum()
     weight = model.lm_head.weight if case.parameters == "head" else model.model.embed_tokens.weight
-    (gradient,) = torch.autograd.grad(total, weight)
+    gradient: Tensor = torch.autograd.grad(total, weight)[0]
     return gradient.square().sum()
 
 

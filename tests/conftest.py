@@ -1,9 +1,14 @@
-"""What every test may use: golden files, and the flag that rewrites them."""
+"""What every test may use: golden files and the flag that rewrites them; Hypothesis without time limits."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of the code under test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,9 +28,10 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-MAX_RESPONSE_TOKENS = 80
-# How often the supervised data shows an addition of so many digits: short ones far more often.
-DIGITS_WEIGHTS = {1: 2.0, 2: 8.0, 3: 6.0, 4: 4.0, 5: 2.0, 6: 1.0}
+# Six columns of nine characters, "#", seven digits and the end: 63.
+MAX_RESPONSE_TOKENS = 64
+# How often the supervised data shows an addition of so many digits: short ones more often.
+DIGITS_WEIGHTS = {1: 1.0, 2: 5.0, 3: 4.0, 4: 3.0, 5: 2.5, 6: 2.0}
 
 Row = dict[str, str]
 
@@ -61,7 +62,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         merges=[],
         eos_token="<|end|>",
         pad_token="<|pad|>",
-        unk_token=None,
+        unk_token="<|pad|>",
         extra_special_tokens=["<|user|>", "<|assistant|>"],
         chat_template=CHAT_TEMPLATE,
         model_max_length=128,
@@ -79,16 +80,15 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        rope_theta=10000.0,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         use_cache=True,
     )
-    model = Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config)  # type: ignore[no-untyped-call]  # transformers is partly untyped
     # Plain sampling: servers take their defaults from here, and training needs the policy's own distribution.
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # as above
         do_sample=True,
         temperature=1.0,
         top_k=0,
@@ -174,7 +174,7 @@ def accuracy_by_digits(
     encoded = tokenizer(prompts, return_tensors="pt", padding=True)
     correct: dict[int, list[bool]] = defaultdict(list)
     for _ in range(num_samples):
-        output = model.generate(
+        output = model.generate(  # type: ignore[misc]  # its self type names a protocol
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             max_new_tokens=MAX_RESPONSE_TOKENS,
@@ -198,7 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a Qwen2 of 0.8M parameters from nothing to write additions out column by column "
         '("47+85=" -> "7+5+0=12;4+8+1=13;#132") and save it as a Hugging Face folder. It stops early: two digits '
-        "are nearly solved, six nearly hopeless. A few minutes on two cores; no network, no GPU.",
+        "are right two times in three, six one time in six. Two minutes on two cores; no network, no GPU.",
         epilog="Needs train.jsonl and eval.jsonl (generate.py): their additions are left out of the training.",
     )
     parser.add_argument("--data-dir", type=Path, default=here, help="folder of the two prompt files (default: here)")
@@ -206,7 +206,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output-dir", type=Path, default=here / "policy", help="folder for the policy (default: policy/ here)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and samples (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="supervised steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=350, help="supervised steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="additions a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of AdamW's (default: %(default)s)")
     return parser.parse_args()
@@ -222,7 +222,7 @@ def main() -> None:
     model = build_model(tokenizer)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     train(model, tokenizer, held_out, arguments)
-    model.eval()
+    model.train(False)
     model.save_pretrained(arguments.output_dir)
     tokenizer.save_pretrained(arguments.output_dir)
     table = accuracy_by_digits(model, tokenizer, splits["eval"], num_samples=8)

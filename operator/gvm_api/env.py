@@ -4,7 +4,7 @@ The operator and the local runner set them, the processes read them; nothing els
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 JOB_FILE = "GVM_JOB_FILE"
@@ -28,7 +28,7 @@ class LearnerEnv:
     job_file: Path
     run_dir: Path
     allocator_url: str
-    allocator_token: str
+    allocator_token: str = field(repr=False)
     rollout_urls: tuple[str, ...]
     """Servers; `dns+http://name:port` stands for every address of the name."""
     weights_host: str
@@ -48,11 +48,23 @@ def require(name: str) -> str:
     return value
 
 
+def require_port(name: str) -> int:
+    """The value of an environment variable that holds a port.
+
+    Raises:
+        ValueError: it is unset, or no port.
+    """
+    value = require(name)
+    if not value.isdecimal() or not 0 < int(value) < 2**16:
+        raise ValueError(f"environment variable {name} is {value!r}; it takes a port's number, 1 to 65535")
+    return int(value)
+
+
 def learner_env() -> LearnerEnv:
     """Read the learner's environment.
 
     Raises:
-        ValueError: a variable is unset.
+        ValueError: a variable is unset, or the port is none.
     """
     return LearnerEnv(
         job_file=Path(require(JOB_FILE)),
@@ -61,5 +73,5 @@ def learner_env() -> LearnerEnv:
         allocator_token=require(ALLOCATOR_TOKEN),
         rollout_urls=tuple(require(ROLLOUT_URLS).split(",")),
         weights_host=require(WEIGHTS_HOST),
-        weights_port=int(require(WEIGHTS_PORT)),
+        weights_port=require_port(WEIGHTS_PORT),
     )

@@ -130,7 +130,7 @@ def _at_field(model: type[BaseModel], location: Sequence[str | int], path: str, 
     """A model's own check speaks of its fields by name; the line's path leads to the first that it names."""
     words, _, rest = message.partition(" ")
     if words.split(".")[0] in _fields(_model_at(model, location)):
-        return f"{path}.{words}: {rest}"
+        return f"{path}.{words}: {rest}".lstrip(".")
     return f"{path}: {message}"
 
 

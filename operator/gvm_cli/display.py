@@ -108,7 +108,7 @@ def summary_line(line: dict[str, Any], max_iterations: int) -> str:
     """One iteration in one line of plain text."""
     accuracy = "  ".join(f"{name} {scores['accuracy']:.3f}" for name, scores in (line.get("eval") or {}).items())
     if line["iteration"] == 0:
-        return f"before training   accuracy {accuracy}"
+        return f"before training   accuracy {accuracy or 'not evaluated'}"
     seconds = line["seconds"]
     stages = " ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total" and v >= 0.05)
     parts = [

@@ -227,8 +227,11 @@ class LocalRun:
 
     def _stop_all(self) -> None:
         # The learner first, so that it does not see its servers vanish.
-        ordered = sorted(self.running.values(), key=lambda p: not p.name.startswith(names.LEARNER))
-        processes.stop(ordered)
+        learners = [p for p in self.running.values() if p.name.startswith(names.LEARNER)]
+        try:
+            processes.stop(learners)
+        finally:
+            processes.stop([p for p in self.running.values() if p not in learners])
         (self.run_dir / "processes.json").unlink(missing_ok=True)
         self._set(**{role: getattr(self._status, role).model_copy(update={"ready": 0}) for role in names.ROLES})
 

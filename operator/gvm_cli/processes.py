@@ -50,20 +50,31 @@ class Process:
         and outlive a torchrun that was killed.
         """
         found: set[psutil.Process] = set()
-        for member in self._members:
+        for member in self._members | self._session():
             if member not in found and is_running(member):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found |= {member, *member.children(recursive=True)}
         self._members = found
         return found
 
+    def _session(self) -> set[psutil.Process]:
+        found: set[psutil.Process] = set()
+        for pid in () if self._is_recycled else psutil.pids():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(pid) == self.popen.pid:
+                    found.add(psutil.Process(pid))
+        return found
+
+    @property
+    def _is_recycled(self) -> bool:
+        """Whether its number belongs to somebody else by now."""
+        return self.popen.returncode is not None and psutil.pid_exists(self.popen.pid)
+
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal it and what it started in its own session, without a search."""
-        pid = self.popen.pid
-        if self.popen.returncode is not None and psutil.pid_exists(pid):
-            return  # the number belongs to somebody else by now
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, number)
+        """Signal it and its process group, without a search."""
+        if not self._is_recycled:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, number)
 
     def last_lines(self, num_lines: int = 20) -> str:
         """The end of its log."""
@@ -113,8 +124,9 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], *, log: Pat
 
 def stop(processes: Sequence[Process], *, grace_seconds: float = 15.0) -> None:
     """Ask all to end, and after `grace_seconds`, or at an interrupt, end them, with all that they started."""
-    members = {member for process in processes for member in process.family()}
+    members: set[psutil.Process] = set()
     try:
+        members.update(member for process in processes for member in process.family())
         for process in processes:
             process.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds

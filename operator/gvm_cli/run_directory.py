@@ -96,7 +96,7 @@ def check_same_job(job: GVMTrainingJob, run_dir: Path) -> None:
 
 
 def _flat(value: object, path: str = "") -> dict[str, object]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}" if path else key).items()}
     return {path: value}
 
@@ -133,9 +133,12 @@ def _replace(path: Path, text: str) -> None:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl; a last line that is still being written is left out."""
+    """The lines of metrics.jsonl; one that is still being written, or that a crash tore, is left out."""
     path = run_dir / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines: list[dict[str, object]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines

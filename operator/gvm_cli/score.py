@@ -25,7 +25,9 @@ def score(
     from gvm_trainer.rewards import Verifier, score_lines
 
     try:
-        spec = RewardSpec(type=reward, pattern=pattern, function=function, timeout_seconds=timeout, workers=workers)
+        spec = RewardSpec.model_validate(
+            {"type": reward, "pattern": pattern, "function": function, "timeoutSeconds": timeout, "workers": workers}
+        )
         with Verifier(spec) as verifier:
             for line in score_lines(sys.stdin, verifier):
                 typer.echo(line)

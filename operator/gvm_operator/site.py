@@ -53,7 +53,7 @@ def cluster_site(job: GVMTrainingJob, images: Images) -> Site:
         weights_port=WEIGHTS_PORT,
         rendezvous_host=first_learner,
         rendezvous_port=RENDEZVOUS_PORT,
-        run_dir=RUN_DIR,
+        run_dir=f"{RUN_DIR}/{name}",  # a claim may serve several jobs
         job_file=JOB_FILE,
         images=images,
     )

@@ -1,6 +1,7 @@
 """Run by torchrun from test_engine: takes one gang through every case and saves what came of each.
 
-Usage: torchrun … engine_program.py OUT, which writes OUT/results.pt and the states and models of the cases.
+Usage: torchrun … engine_program.py OUT, which reads the policy OUT/policy and writes OUT/results.pt and the
+states and models of the cases.
 """
 
 import gc
@@ -18,39 +19,39 @@ from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.engine import Engine, TokenSequence
 from gvm_trainer.gang import Gang
 
-POLICY = Path(__file__).parents[2] / "examples" / "arithmetic" / "policy"
 MINI_BATCHES = [slice(0, 7), slice(7, 14), slice(14, 21), slice(0, 1)]
 """The second's gradient is far above the bound of its norm; of the last, a second rank has no sample."""
 
 
 def main(out: Path) -> None:
-    gang = Gang(collective_timeout_seconds=120.0)
+    gang, policy = Gang(collective_timeout_seconds=120.0), out / "policy"
     shape = {"samples": samples(), "coefficients": coefficients()}
     cases = {
-        f"zero{stage}-{tokens}": whole_case(spec(stage, tokens), gang, out / f"zero{stage}-{tokens}")
+        f"zero{stage}-{tokens}": whole_case(spec(policy, stage, tokens), gang, out / f"zero{stage}-{tokens}")
         for stage in (0, 2, 3)
         for tokens in (64, 100_000)
     }
     cases |= {
-        f"checkpointing{stage}": case(Engine(spec(stage, 64, gradientCheckpointing=True), gang)) for stage in (2, 3)
+        f"checkpointing{stage}": case(Engine(spec(policy, stage, 64, gradientCheckpointing=True), gang))
+        for stage in (2, 3)
     }
-    cases |= {f"bfloat16-{stage}": bfloat16_case(stage, gang) for stage in (0, 2, 3)}
+    cases |= {f"bfloat16-{stage}": bfloat16_case(policy, stage, gang) for stage in (0, 2, 3)}
     if gang.is_leader:
         torch.save({"cases": cases, **shape}, out / "results.pt")
     gang.close()
 
 
-def spec(stage: int, tokens: int, dtype: str = "float32", **learner: Any) -> JobSpec:
+def spec(policy: Path, stage: int, tokens: int, dtype: str = "float32", **learner: Any) -> JobSpec:
     return JobSpec.model_validate(
         {
-            "model": {"path": str(POLICY), "dtype": dtype},
+            "model": {"path": str(policy), "dtype": dtype},
             "dataset": {"path": "unused", "maxPromptTokens": 8},
-            "algorithm": {"name": "grpo", "promptsPerIteration": 8, "klCoefficient": 0.5},
+            "algorithm": {"name": "grpo", "promptsPerIteration": 8, "klCoefficient": 0.05},
             "rollout": {"maxResponseTokens": 32},
             "learner": {
                 "zeroStage": stage,
                 "microBatchTokens": tokens,
-                "learningRate": 1e-3,
+                "learningRate": 2e-4,
                 "warmupSteps": 2,
                 "weightDecay": 0.1,
                 "maxGradNorm": 0.5,
@@ -131,8 +132,8 @@ def next_update(engine: Engine) -> dict[str, Any]:
     }
 
 
-def bfloat16_case(stage: int, gang: Gang) -> dict[str, Any]:
-    engine = Engine(spec(stage, 64, "bfloat16"), gang)
+def bfloat16_case(policy: Path, stage: int, gang: Gang) -> dict[str, Any]:
+    engine = Engine(spec(policy, stage, 64, "bfloat16"), gang)
     buffers = {name: buffer.clone() for name, buffer in engine.policy.model.named_buffers()}
     return case(engine) | {"buffers": buffers}
 

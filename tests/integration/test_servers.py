@@ -74,7 +74,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 async def wait_until_ready(urls: Sequence[str]) -> None:
     async with open_client(urls) as client:
-        await client.wait_until_ready(300)
+        await client.wait_until_ready(600)
 
 
 def start_server(policy: Path, port: int, backend: str, log: Path) -> "subprocess.Popen[bytes]":

@@ -127,5 +127,5 @@ def test_the_policy_loads_and_solves_short_additions_better_than_long_ones(
     assert model.dtype == torch.float32
     torch.manual_seed(0)
     accuracy = train_policy["accuracy_by_digits"](model, tokenizer, read("eval"), num_samples=1)
-    assert accuracy[2] > 0.7
-    assert accuracy[max(accuracy)] < 0.3
+    assert accuracy[2] > 0.5
+    assert accuracy[6] < 0.35

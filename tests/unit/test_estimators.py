@@ -25,8 +25,8 @@ from gvm_trainer.losses import PolicyLoss
 from gvm_trainer.policy_model import TokenScores
 from gvm_trainer.samples import Completion, Prompt, Sample, Stage
 
-RESPONSES = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
-ACCEPTED = [{(0,), (1, 2), (2, 1)}, {(1, 0), (2, 2)}]
+RESPONSES: list[tuple[int, ...]] = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+ACCEPTED: list[set[tuple[int, ...]]] = [{(0,), (1, 2), (2, 1)}, {(1, 0), (2, 2)}]
 PROMPTS = [Prompt(id=str(i), text="", token_ids=(3 + i,), answer="") for i in range(2)]
 # A table [prompt, state, token]: state 0 begins, states 1 and 2 follow the tokens 1 and 2.
 LOGITS = 0.5 * torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(11), dtype=torch.float64)

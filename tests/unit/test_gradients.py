@@ -20,6 +20,7 @@ from transformers import (
 
 from gvm_trainer.batching import TokenBatch, collate_tokens
 from gvm_trainer.gradients import gradient_sq_norms, score_batch
+from gvm_trainer.head_gradients import HeadInputs, score_head
 from gvm_trainer.policy_model import TokenLogprobs
 from gvm_trainer.signed_gradients import SignedGradientSum
 
@@ -121,6 +122,25 @@ def test_bfloat16_norms_are_within_a_few_percent_of_float32() -> None:
     norms = gradient_sq_norms(TokenLogprobs(model.bfloat16()), *arguments(batch), parameters="embeddings")
     assert norms.dtype == torch.float32
     torch.testing.assert_close(norms.sqrt(), expected, rtol=0.05, atol=0.0)
+
+
+@pytest.mark.parametrize("chunk_elements", [200, 1 << 22])
+@pytest.mark.parametrize("length", [6, 20])
+def test_confident_tokens_lose_no_precision(length: int, chunk_elements: int) -> None:
+    # A trained policy is sure of most tokens: 1 - p is far below what p itself resolves, and D is p - 1 there.
+    draw = torch.Generator().manual_seed(2)
+    head = torch.nn.Linear(16, 37, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.nn.functional.normalize(torch.randn(37, 16, generator=draw), dim=1))
+    targets = torch.randint(0, 37, (1, length), generator=draw)
+    inputs = HeadInputs(
+        hidden=30.0 * head.weight[targets], targets=targets, mask=torch.ones(1, length, dtype=torch.bool)
+    )
+    H, W = inputs.hidden.double(), head.weight.double()
+    log_probs = (H @ W.T).log_softmax(-1)
+    D = log_probs.exp() - torch.nn.functional.one_hot(targets, 37)
+    assert log_probs.gather(2, targets[..., None]).min() > -0.01, "every token is sure"
+    scores = score_head(inputs, head, chunk_elements=chunk_elements)
+    torch.testing.assert_close(scores.sq_norms.double(), (D.mT @ H).square().sum((1, 2)), rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("parameters", ["head", "embeddings"])

@@ -21,7 +21,7 @@ MINIMAL: dict[str, Any] = {
 
 
 def job_with(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """MINIMAL with values set at dotted paths; a number in a path appends to a list."""
+    """MINIMAL with values set at paths such as spec/model/path."""
     manifest = copy.deepcopy(MINIMAL)
     for path, value in changes:
         *parents, last = path.split("/")
@@ -256,7 +256,7 @@ def test_an_absurdly_long_key_becomes_one_short_line() -> None:
 
 def test_no_message_names_a_python_class() -> None:
     classes = {model.__name__ for model in _models(GVMTrainingJob)} - {"GVMTrainingJob"}
-    assert {"JobSpec", "PodSpec", "EvaluationDataset"} <= classes | {"PodSpec"}
+    assert {"JobSpec", "ResourcesSpec", "EvaluationDataset"} <= classes
     lines = [line for where, value, _, _ in BAD_VALUES for line in problems_of(job_with((where, value)))]
     for level in ("spec", "spec/model", "spec/learner/resources", "spec/allocation/prior", "spec/evaluation/datasets"):
         for value in (None, 7, "x", [], [[]], {"x": 1}):

@@ -110,6 +110,7 @@ SEQUENCE = [
     "init_weight_transfer_engine",
     "start_weight_update",
     "fetch",
+    "update_weight_version",
     "load",
     "finish_weight_update",
     "resume",
@@ -373,6 +374,19 @@ def test_a_server_that_failed_while_loading_has_no_version(tmp_path: Path, pair:
 
     assert (good.version, bad.version) == ("3", "undefined")
     assert good.calls[-1] == bad.calls[-1] == "resume"
+
+
+def test_a_server_that_cannot_be_told_that_its_weights_are_void_does_not_load(
+    tmp_path: Path, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    server, _ = pair
+    server.fail = {"update_weight_version": (500, "engine is busy")}.get
+
+    with pytest.raises(WeightSyncError, match="update_weight_version failed"):
+        push(open_sync(tmp_path, server), 3)
+
+    assert "load" not in server.calls
+    assert server.version == "default"
 
 
 def test_a_server_that_hangs_is_an_error_that_names_it(tmp_path: Path, pair: tuple[FakeServer, FakeServer]) -> None:

@@ -10,7 +10,10 @@ def deepspeed_config(learner: LearnerSpec, *, is_bfloat16: bool, num_ranks: int)
 
     Accumulation is ours to steer (ragged micro-batches), so DeepSpeed is told of one micro-batch a step.
     """
-    zero: dict[str, Any] = {"stage": learner.zero_stage}
+    # Without sharding, DeepSpeed's bfloat16 optimiser starts with a step of its own: it decays the weights and
+    # counts in Adam's bias correction. Stage 1 does not, and is the same mathematics.
+    stage = max(1, learner.zero_stage) if is_bfloat16 else learner.zero_stage
+    zero: dict[str, Any] = {"stage": stage}
     if learner.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if learner.offload == "all":

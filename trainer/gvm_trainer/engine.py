@@ -288,7 +288,7 @@ class Engine:
 
     def _unsharded_grad_norm(self) -> Tensor | None:
         """The norm before clipping where DeepSpeed has no sharding optimiser, which would tell it."""
-        if self.engine.zero_optimization() or self.is_bfloat16:
+        if self.engine.zero_optimization():
             return None
         return nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
 

@@ -32,9 +32,13 @@ async def evaluate(
     seed: int,
     on_progress: Callable[[float], None],
 ) -> dict[str, Score]:
-    """Score the current policy on every held-out set."""
+    """Score the current policy on every held-out set; `on_progress` is told the fraction of all of them."""
     scores: dict[str, Score] = {}
-    for dataset, prompts in datasets:
+    for number, (dataset, prompts) in enumerate(datasets):
+
+        def report(fraction: float, done: int = number) -> None:
+            on_progress((done + fraction) / len(datasets))
+
         groups = await sample_stage(
             client,
             verifier,
@@ -42,7 +46,7 @@ async def evaluate(
             {prompt.id: dataset.samples for prompt in prompts.prompts},
             stage="main",
             seed=seed,
-            on_progress=on_progress,
+            on_progress=report,
             sampling=SamplingParams(
                 max_tokens=dataset.max_response_tokens or max_response_tokens, temperature=dataset.temperature
             ),

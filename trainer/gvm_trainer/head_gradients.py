@@ -11,7 +11,6 @@ to the head's matrix W is DᵀH, with respect to H it is D W, and ‖DᵀH‖² 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -73,16 +72,15 @@ def score_head(
         hidden = inputs.hidden[index] * mask[..., None]
         H = hidden.to(inputs.dtype)
         slices = _LogitSlices(hidden, head, max(1, chunk_elements // max(1, mask.numel())))
-        normalisers = reduce(torch.logaddexp, (logits.logsumexp(dim=-1) for _, logits in slices))
-        target_logits, mean_logits = torch.zeros_like(normalisers), torch.zeros_like(normalisers)
+        logprobs, normalisers = _log_partition(slices, targets)
+        mean_logits = torch.zeros_like(logprobs)
         gram = H.new_zeros(len(rows), H.shape[1], H.shape[1])
         for start, logits in slices:
-            D = (logits - normalisers[..., None]).exp_().mul_(mask[..., None])
+            D = (logits - normalisers[..., None]).exp_()
             mean_logits += torch.linalg.vecdot(D, logits)
-            column = (targets - start).clamp(0, D.shape[2] - 1)[..., None]
-            is_inside = (targets[..., None] - start == column) & mask[..., None]
-            target_logits += (logits.gather(2, column) * is_inside).squeeze(2)
-            D.scatter_add_(2, column, -is_inside.to(D.dtype))
+            column, is_inside = _target_column(targets, start, D.shape[2])
+            residual = torch.where(is_inside, logprobs.expm1(), D.gather(2, column).squeeze(2))
+            D.scatter_(2, column, residual[..., None]).mul_(mask[..., None])
             if is_gram:
                 gram.baddbmm_(D, D.mT)
             else:
@@ -94,20 +92,45 @@ def score_head(
                 signed_sum.add(start, D, H, coefficients[rows])
         if is_gram:
             scores.sq_norms[rows] = (gram * (H @ H.mT)).sum(dim=(1, 2)).clamp(min=0.0)
-        scores.logprobs[index] = (target_logits - normalisers) * mask
+        scores.logprobs[index] = logprobs * mask
         scores.entropy[index] = (normalisers - mean_logits) * mask
         scores.log_normalisers[index] = normalisers * mask
     return scores
 
 
-def residuals_at(inputs: HeadInputs, head: nn.Linear, log_normalisers: Tensor, tokens: Tensor) -> Tensor:
+def residuals_at(inputs: HeadInputs, head: nn.Linear, scores: HeadScores, tokens: Tensor) -> Tensor:
     """D at chosen columns, [B, T, L], for tokens [B, L]."""
     logits = (inputs.hidden @ head.weight[tokens].mT).to(inputs.dtype)
     if head.bias is not None:
         logits = logits + head.bias[tokens][:, None, :]
     is_target = inputs.targets[:, :, None] == tokens[:, None, :]
-    D = (logits - log_normalisers[..., None]).exp() - is_target.to(inputs.dtype)
+    others = (logits - scores.log_normalisers[..., None]).exp()
+    D = torch.where(is_target, scores.logprobs.expm1()[..., None], others)
     return D.masked_fill(~inputs.mask[..., None], 0.0)
+
+
+def _log_partition(slices: "_LogitSlices", targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log p and log Σ_v exp(logit_v), both [b, T].
+
+    Of a confident policy 1 − p is far below p's rounding, and so would D be at the target, p − 1. It comes from
+    what the other tokens have, q = Σ_{v ≠ y} exp(logit_v − logit_y): log p = −log(1 + q), and D = expm1(log p).
+    """
+    target_logits = torch.zeros_like(targets, dtype=slices.dtype)
+    others = torch.full_like(target_logits, -torch.inf)
+    for start, logits in slices:
+        column, is_inside = _target_column(targets, start, logits.shape[2])
+        at_column = logits.gather(2, column).squeeze(2)
+        target_logits = torch.where(is_inside, at_column, target_logits)
+        without = logits.scatter(2, column, at_column.masked_fill(is_inside, -torch.inf)[..., None])
+        others = torch.logaddexp(others, without.logsumexp(dim=2))
+    logprobs = -nn.functional.softplus(others - target_logits)
+    return logprobs, target_logits - logprobs
+
+
+def _target_column(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where in a slice of the vocabulary the targets are [b, T, 1], clamped, and which are in it [b, T]."""
+    column = (targets - start).clamp(0, width - 1)
+    return column[..., None], column == targets - start
 
 
 class _LogitSlices:
@@ -115,6 +138,7 @@ class _LogitSlices:
 
     def __init__(self, hidden: Tensor, head: nn.Linear, width: int) -> None:
         self._hidden, self._head, self._width = hidden, head, width
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self._whole = self._at(0) if width >= head.weight.shape[0] else None
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -125,7 +149,7 @@ class _LogitSlices:
         columns = slice(start, start + self._width)
         bias = None if self._head.bias is None else self._head.bias[columns]
         logits = nn.functional.linear(self._hidden, self._head.weight[columns], bias)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.to(self.dtype)
 
 
 def _zero_scores(inputs: HeadInputs) -> HeadScores:
@@ -160,5 +184,5 @@ def _response_index(inputs: HeadInputs, rows: Tensor) -> tuple[Tensor, Tensor]:
 def _product_sq_norms(D: Tensor, H: Tensor, chunk_elements: int) -> Tensor:
     """‖DᵀH‖² [b] of a slice of the vocabulary, again in slices, for DᵀH is [b, V, d]."""
     width = max(1, chunk_elements // (H.shape[0] * H.shape[2]))
-    squares = [(part.mT @ H).square().sum(dim=(1, 2)) for part in D.split(width, dim=2)]
+    squares = [(part.mT @ H).square().sum(dim=(1, 2)) for part in torch.split(D, width, dim=2)]
     return torch.stack(squares).sum(dim=0)

@@ -1,10 +1,50 @@
 """The run directory as the learner writes it: metrics.jsonl, plans/, samples/. Its keys are documented here.
 
-A line of metrics.jsonl is one iteration; iteration 0 is the evaluation before training. Writing an iteration
-again replaces what it wrote before, so a resumed run leaves no double entries.
+A line of metrics.jsonl is one iteration; iteration 0 is the evaluation before training and has no keys but
+iteration, step, seconds, eval, time, elapsed_seconds. null stands for what was not measured or is not finite.
+Writing an iteration again replaces what it wrote before, so a resumed run leaves no double entries.
+
+Keys of metrics.jsonl, counts and means over the iteration unless it says otherwise:
+    iteration, step                 iterations, and optimiser steps of the whole run so far
+    policy_version                  version of the weights that the iteration ended with
+    accept_rate, reward_mean        over judged samples
+    response_tokens_mean            tokens a response
+    truncated_fraction              share of the samples that ran into maxResponseTokens
+    loss, grad_norm                 means over updates; the norm is L2, before clipping
+    learning_rate                   of the last update
+    kl, reference_kl, entropy       nats a token, means over updates: KL(π_old, π), KL(π, π_ref), entropy of π
+    clip_fraction                   share of tokens whose importance ratio is clipped
+    num_prompts                     prompts of the iteration
+    num_prompts_dropped             prompts of the data set that exceed maxPromptTokens
+    num_samples_pilot, …_main       samples drawn in each stage
+    num_timeouts, num_errors        samples without a verdict, by cause
+    tokens_prompt                   tokens of the prompts, each counted once
+    tokens_generated_pilot, …_main  response tokens drawn in each stage
+    samples_total, tokens_total     samples and response tokens of the whole run so far
+    samples_per_second, tokens_per_second  both stages' over the seconds they took
+    predicted_variance, …_uniform   of the gradient by the plan, and by a uniform plan; see `variance.predicted`
+    realised_variance, …_uniform    the same as its samples show it; see `variance.sign_coefficients`
+    zero_gradient_fraction          share of the prompts that gave no gradient
+    sample_size_max                 largest second-stage budget n_i
+    sample_size_gini                Gini coefficient of both stages' sizes
+    num_at_floor, num_at_cap        prompts whose n_i is minSamples, or maxSamples
+    sync_bytes                      bytes of weights pushed to the servers
+    parity_mean_abs, …_max_abs      nats a token by which servers and learner differ after the sync
+    eval                            by evaluation set: accuracy, num_prompts, samples (k of avg@k), num_unjudged,
+                                    response_tokens_mean; null where none was due
+    seconds                         by stage of the loop, and `total`
+    time, elapsed_seconds           Unix time; seconds of the whole run so far, all restarts included
+
+Keys of plans/NNNNNN.json, lists with one entry a prompt of the iteration:
+    prompt_ids, pilot_sizes, sample_sizes, accept_rates (posterior means of p_i), grad_norms (G_i), and iteration,
+    policy, predicted_variance, predicted_variance_uniform (the allocator's own, of the second stage).
+
+samples/NNNNNN.parquet has one row a sample; its columns are those of `Completion`, `Sample` and `Prompt`. reward
+is null where outcome is timeout or error.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +74,7 @@ class Records:
     def write_metrics(self, line: Mapping[str, Any]) -> None:
         """Append one iteration's line."""
         with self.metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(_strict_json(line) + "\n")
 
     def write_plan(self, iteration: int, plan: Plan, pilot_sizes: Sequence[int]) -> None:
         """Write who got what, and why."""
@@ -49,7 +89,7 @@ class Records:
             "predicted_variance": plan.predicted_variance,
             "predicted_variance_uniform": plan.predicted_variance_uniform,
         }
-        replace_text(self.plans / f"{iteration:06}.json", json.dumps(content))
+        replace_text(self.plans / f"{iteration:06}.json", _strict_json(content))
 
     def write_samples(self, iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]]) -> None:
         """Write every sample of an iteration as Parquet, one row each."""
@@ -76,6 +116,19 @@ class Records:
         temporary = path.with_suffix(".writing")
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
         temporary.replace(path)
+
+
+def _strict_json(value: Any) -> str:
+    return json.dumps(_with_nulls(value), allow_nan=False)
+
+
+def _with_nulls(value: Any) -> Any:
+    """JSON has no NaN and no infinity; most readers but Python's refuse them."""
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _SCHEMA = pa.schema(

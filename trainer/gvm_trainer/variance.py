@@ -58,8 +58,14 @@ def effective_size(num_pilot: float, num_main: float, *, pilot_reuse: PilotReuse
         return num_main
     if pilot_reuse == "pooled" or not num_pilot or not num_main:
         return num_pilot + num_main
+    return 1.0 / _inverse_size(num_pilot, num_main, pilot_weight)
+
+
+def _inverse_size(num_pilot: float, num_main: float, pilot_weight: float | None) -> float:
+    """w²/n₁ + (1 − w)²/n₂; a stage without samples contributes nothing."""
     assert pilot_weight is not None, "fixed reuse has a weight"
-    return 1.0 / (pilot_weight**2 / num_pilot + (1 - pilot_weight) ** 2 / num_main)
+    stages = ((pilot_weight, num_pilot), (1 - pilot_weight, num_main))
+    return sum(weight**2 / num for weight, num in stages if num)
 
 
 def sign_coefficients(
@@ -71,12 +77,15 @@ def sign_coefficients(
     pilot_reuse: PilotReuse,
     pilot_weight: float | None,
     generator: np.random.Generator,
+    has_both_stages: Sequence[bool] | None = None,
 ) -> list[np.ndarray]:
     """`balanced_sign_coefficients` for an estimator of two stages.
 
     Args:
         accepted_pilot: accepted pilot samples of each prompt that the estimator uses, [m]; accepted_main likewise.
         accept_rates: p̂_i, [m], for the accepted samples that the uniform plan would have had.
+        has_both_stages: whether prompt i was sampled in both, [m], whatever was accepted: under `fixed`, a stage
+            without accepted samples keeps its weight to itself. None: where both have accepted samples.
 
     Returns:
         For each prompt an array [k_i, 2].
@@ -85,10 +94,11 @@ def sign_coefficients(
     columns = balanced_sign_coefficients(
         totals, [max(p, 1e-6) * samples_per_prompt for p in accept_rates], generator=generator
     )
-    for each, k, k1, k2 in zip(columns, totals, accepted_pilot, accepted_main, strict=True):
-        size = effective_size(k1, k2, pilot_reuse=pilot_reuse, pilot_weight=pilot_weight)
-        if k and size:
-            each[:, 0] *= np.sqrt(k / size)
+    both = has_both_stages or [k1 > 0 and k2 > 0 for k1, k2 in zip(accepted_pilot, accepted_main, strict=True)]
+    if pilot_reuse == "fixed":
+        for each, k1, k2, is_weighted in zip(columns, accepted_pilot, accepted_main, both, strict=True):
+            if is_weighted:
+                each[:, 0] *= np.sqrt((k1 + k2) * _inverse_size(k1, k2, pilot_weight))
     return columns
 
 

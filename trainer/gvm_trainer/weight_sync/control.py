@@ -8,7 +8,13 @@ import httpx
 from gvm_trainer.weight_sync.contract import WeightSyncError
 
 UNDEFINED_VERSION = "undefined"
-"""The version of a server whose update broke off: no policy version, so samples from it are refused."""
+"""The version of a server that is loading, or whose loading broke off: samples from it are refused."""
+
+
+def open_http(timeout_seconds: float) -> httpx.AsyncClient:
+    """Return a client for weight-update calls: no connection is kept, since vLLM may close an idle one under a call."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(timeout=timeout_seconds, limits=limits, trust_env=False)
 
 
 class ServerControl:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gvm_trainer.servers import resolve_servers
 from gvm_trainer.weight_sync.contract import SyncResult, WeightSyncError
-from gvm_trainer.weight_sync.control import ServerControl
+from gvm_trainer.weight_sync.control import ServerControl, open_http
 
 
 class NcclWeightSync:
@@ -51,7 +51,7 @@ class NcclWeightSync:
         start = time.monotonic()
         weights = [(name, tensor.detach().cuda().contiguous()) for name, tensor in named_tensors]
         urls = await resolve_servers(self._addresses)
-        async with httpx.AsyncClient(timeout=self._timeout_seconds, trust_env=False) as http:
+        async with open_http(self._timeout_seconds) as http:
             controls = [ServerControl(http, url, timeout_seconds=self._timeout_seconds) for url in urls]
             try:
                 await asyncio.gather(*(control.pause() for control in controls))
@@ -108,13 +108,13 @@ class NcclWeightSync:
         self, controls: Sequence[ServerControl], weights: list[tuple[str, Tensor]], version: int
     ) -> None:
         self._engine.source = TensorSource(weights)
+        await asyncio.gather(*(control.set_undefined() for control in controls))
         try:
             await run_in_daemon(self._engine.send_weights, "broadcasting weights", self._timeout_seconds)
-            await asyncio.gather(*(control.set_version(str(version)) for control in controls))
         except WeightSyncError:
             self._engine = None  # no use is left in a group where a broadcast broke off
-            await asyncio.gather(*(control.set_undefined() for control in controls), return_exceptions=True)
             raise
+        await asyncio.gather(*(control.set_version(str(version)) for control in controls))
         self._version = version
 
 

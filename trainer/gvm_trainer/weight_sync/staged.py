@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from torch import Tensor
 
 from gvm_trainer.servers import resolve_servers
 from gvm_trainer.weight_sync.contract import SyncResult, WeightSyncError
-from gvm_trainer.weight_sync.control import ServerControl
+from gvm_trainer.weight_sync.control import ServerControl, open_http
 from gvm_trainer.weight_sync.file_server import FileServer
 from gvm_trainer.weight_sync.shards import SHARD_BYTES, Shard, write_shards
 
@@ -65,7 +64,7 @@ class StagedWeightSync:
         if self._version is None:
             raise WeightSyncError(f"rollout server {url}: there are no weights to restore, none were pushed yet")
         # Every request that meets the restarted server asks for this; the first one does it.
-        async with self._restoring, self._http() as http:
+        async with self._restoring, open_http(self._timeout_seconds) as http:
             control = ServerControl(http, url, timeout_seconds=self._timeout_seconds)
             if await control.version() != str(self._version):
                 await self._distribute([url], self._version)
@@ -77,7 +76,7 @@ class StagedWeightSync:
 
     async def _distribute(self, urls: Sequence[str], version: int) -> None:
         shards = [shard.announce(self._location(shard)) for shard in self._shards]
-        async with self._http() as http:
+        async with open_http(self._timeout_seconds) as http:
             controls = [ServerControl(http, url, timeout_seconds=self._timeout_seconds) for url in urls]
             try:
                 await _all(control.pause() for control in controls)
@@ -99,9 +98,6 @@ class StagedWeightSync:
         await control.start()
         await control.update({"stage": "fetch", "shards": shards})
 
-    def _http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(timeout=self._timeout_seconds, trust_env=False)
-
     def _keep_only(self, folder: Path) -> None:
         for other in self._directory.iterdir():
             if other != folder:
@@ -109,13 +105,10 @@ class StagedWeightSync:
 
 
 async def _commit(control: ServerControl, version: int) -> None:
-    try:
-        await control.update({"stage": "load"})
-        await control.finish(version)
-    except WeightSyncError:
-        # The new weights may be in, wholly or in part, under the old version's label.
-        await asyncio.gather(control.set_undefined(), return_exceptions=True)
-        raise
+    # First, and not after a failure: then the server may not hear it, and serve half a policy under the old label.
+    await control.set_undefined()
+    await control.update({"stage": "load"})
+    await control.finish(version)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

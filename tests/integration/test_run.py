@@ -1,0 +1,159 @@
+"""Whole runs by `gvm run`, on real vLLM servers, allocator and learner, with a few prompts and iterations.
+
+| case | what must hold |
+|---|---|
+| a short run | exit 0, every budget met, ledger = samples, a Hugging Face folder at the end, a report, no process |
+| killed and run again | it goes on after the last checkpoint; each iteration stands once; nothing is counted twice |
+| grpo, filesystem sync, two ranks, two servers | the other backends of the same contract |
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 400
+
+
+def short_job(folder: Path, name: str, **changes: dict[str, Any]) -> Path:
+    job = yaml.safe_load((ROOT / "examples/arithmetic.yaml").read_text())
+    job["metadata"]["name"] = name
+    spec = job["spec"]
+    spec["algorithm"] |= {"maxIterations": 3, "promptsPerIteration": 16, "updatesPerIteration": 2}
+    spec["evaluation"]["everyIterations"] = 3
+    spec["evaluation"]["datasets"][0]["limit"] = 32
+    spec["storage"]["checkpointEveryIterations"] = 1
+    for section, values in changes.items():
+        spec.setdefault(section, {}).update(values)
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(job))
+    return file
+
+
+def start(file: Path, run_dir: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "gvm_cli.main", "run", str(file), "--run-dir", str(run_dir)]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], run_dir: Path) -> str:
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate(timeout=30)
+        raise
+    logs = "".join(f"\n== {log.name}\n{log.read_text()[-3000:]}" for log in sorted((run_dir / "logs").glob("*.log")))
+    assert process.returncode == 0, output + logs
+    return output
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def ledger(run_dir: Path) -> dict[str, int]:
+    with sqlite3.connect(run_dir / "allocator.sqlite") as db:
+        totals = db.execute("SELECT totals FROM jobs").fetchone()[0]
+    db.close()
+    found: dict[str, int] = json.loads(totals)
+    return found
+
+
+def check_records(run_dir: Path, *, iterations: int, samples_per_iteration: int) -> None:
+    lines = metrics(run_dir)
+    assert [line["iteration"] for line in lines] == list(range(iterations + 1))
+    assert [line["samples_total"] for line in lines[1:]] == [
+        samples_per_iteration * i for i in range(1, iterations + 1)
+    ]
+    counted = ledger(run_dir)
+    assert counted["numPilot"] + counted["numMain"] == samples_per_iteration * iterations
+    assert counted["numTokens"] == lines[-1]["tokens_total"]
+    for line in lines[1:]:
+        plan = json.loads((run_dir / f"plans/{line['iteration']:06}.json").read_text())
+        assert sum(plan["pilot_sizes"]) + sum(plan["sample_sizes"]) == samples_per_iteration
+        assert line["parity_mean_abs"] < 1e-4
+    assert json.loads((run_dir / "status.json").read_text())["phase"] == "Succeeded"
+
+
+def check_final_checkpoint(run_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    final = run_dir / "checkpoints/final"
+    model = AutoModelForCausalLM.from_pretrained(final)
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "2+3="}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = tokenizer.decode(model.generate(**ids, do_sample=False, max_new_tokens=40)[0], skip_special_tokens=True)
+    assert "#" in answer
+
+
+def processes_of(run_dir: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(run_dir) in " ".join(process.environ().values()) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def test_a_short_run_meets_its_budgets_and_leaves_a_policy_a_report_and_no_process(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    output = finish(start(short_job(tmp_path, "short"), run_dir), run_dir)
+    assert "variance, predicted" in output
+    assert "iteration   3/3" in output
+    check_records(run_dir, iterations=3, samples_per_iteration=128)
+    check_final_checkpoint(run_dir)
+    assert (run_dir / "report.html").stat().st_size > 10_000
+    assert len(list((run_dir / "samples").glob("*.parquet"))) == 3
+    assert processes_of(run_dir) == []
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint_and_counts_nothing_twice(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    file = short_job(tmp_path, "killed")
+    process = start(file, run_dir)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (run_dir / "checkpoints/iteration-000001/loop.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    output = finish(start(file, run_dir), run_dir)
+    assert f"resuming killed in {run_dir}" in output
+    check_records(run_dir, iterations=3, samples_per_iteration=128)
+    assert processes_of(run_dir) == []
+
+
+def test_grpo_on_two_ranks_and_two_servers_with_filesystem_sync(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    file = short_job(
+        tmp_path,
+        "wide",
+        algorithm={"name": "grpo", "klCoefficient": 0.001, "maxIterations": 2},
+        allocation={"gradNorm": {"source": "current", "parameters": "head"}, "minSamples": 2},
+        rollout={"replicas": 2},
+        learner={"processesPerNode": 2, "zeroStage": 3, "gradientCheckpointing": True},
+        weightSync={"backend": "filesystem"},
+    )
+    finish(start(file, run_dir), run_dir)
+    check_records(run_dir, iterations=2, samples_per_iteration=128)
+    check_final_checkpoint(run_dir)
+    assert metrics(run_dir)[-1]["reference_kl"] >= 0

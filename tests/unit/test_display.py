@@ -1,0 +1,165 @@
+"""What a run prints: each iteration once, messages once, a bar on a terminal, JSON alone on standard output."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gvm_api.status import JobStatus
+from gvm_api.wire import Progress
+from gvm_cli.display import Display, final_table, summary_line
+
+SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "total": 8.0}
+
+
+def line(iteration: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "accept_rate": 0.25,
+        "loss": -0.5,
+        "samples_per_second": 412.3,
+        "predicted_variance": 0.6,
+        "predicted_variance_uniform": 0.8,
+        "realised_variance": None,
+        "realised_variance_uniform": None,
+        "num_samples_pilot": 40,
+        "tokens_generated_pilot": 400,
+        "tokens_generated_main": 600,
+        "samples_total": 100 * iteration,
+        "seconds": SECONDS,
+        "eval": None,
+        **changes,
+    }
+
+
+BEFORE = {"iteration": 0, "step": 0, "seconds": {"total": 1.0}, "eval": {"held-out": {"accuracy": 0.125}}}
+
+
+def append(run_dir: Path, *lines: dict[str, Any]) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(each) + "\n" for each in lines)
+
+
+def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=300, force_terminal=terminal, soft_wrap=True), out
+
+
+def test_an_iteration_is_one_line_of_plain_text() -> None:
+    assert summary_line(line(3), 20) == (
+        "iteration   3/20  accept 0.250  loss -0.5000  412 samples/s  variance/uniform 0.75  "
+        "8.0 s (pilot 1.0 main 2.5 train 4.0)"
+    )
+    evaluated = summary_line(line(5, eval={"held-out": {"accuracy": 0.5}, "b": {"accuracy": 1.0}}), 20)
+    assert evaluated.endswith("  accuracy held-out 0.500  b 1.000")
+    assert "variance/uniform –" in summary_line(line(1, predicted_variance_uniform=0.0), 20)
+    assert summary_line(BEFORE, 20) == "before training   accuracy held-out 0.125"
+    assert summary_line({**BEFORE, "eval": {}}, 20) == "before training   accuracy not evaluated"
+
+
+def test_each_iteration_is_printed_once_and_earlier_ones_of_a_resumed_run_are_not(tmp_path: Path) -> None:
+    append(tmp_path, BEFORE, line(1))
+    to, out = console()
+    with Display(console=to, run_dir=tmp_path) as display:
+        status = JobStatus(phase="Running", max_iterations=9)
+        display.show(status, None)
+        assert out.getvalue() == ""
+        append(tmp_path, line(2), line(3))
+        display.show(status, None)
+        display.show(status, None)
+    assert [text.split()[1] for text in out.getvalue().splitlines()] == ["2/9", "3/9"]
+
+
+def test_iterations_that_are_done_again_after_a_restart_are_printed_again(tmp_path: Path) -> None:
+    to, out = console()
+    with Display(console=to, run_dir=tmp_path) as display:
+        status = JobStatus(max_iterations=9)
+        append(tmp_path, line(1), line(2), line(3))
+        display.show(status, None)
+        (tmp_path / "metrics.jsonl").write_text("")
+        append(tmp_path, line(1))
+        display.show(status, None)
+        append(tmp_path, line(2))
+        display.show(status, None)
+    assert [text.split()[1] for text in out.getvalue().splitlines()] == ["1/9", "2/9", "3/9", "2/9"]
+
+
+def test_a_message_is_printed_once_and_as_it_is(tmp_path: Path) -> None:
+    to, out = console()
+    with Display(console=to, run_dir=tmp_path) as display:
+        for message in ("", "rollout-0 [/red] ended", "rollout-0 [/red] ended", "again"):
+            display.show(JobStatus(message=message), None)
+    assert out.getvalue() == "rollout-0 [/red] ended\nagain\n"
+
+
+def test_as_json_standard_output_has_the_lines_and_messages_go_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, out = console()
+    with Display(console=to, run_dir=tmp_path, as_json=True) as display:
+        append(tmp_path, BEFORE, line(1))
+        display.show(JobStatus(message="restarted"), None)
+    assert [json.loads(text) for text in capsys.readouterr().out.splitlines()] == [BEFORE, line(1)]
+    assert out.getvalue() == "restarted\n"
+
+
+def test_quiet_prints_no_iteration(tmp_path: Path) -> None:
+    to, out = console(terminal=True)
+    with Display(console=to, run_dir=tmp_path, quiet=True) as display:
+        append(tmp_path, line(1))
+        display.show(JobStatus(), None)
+    assert out.getvalue() == ""
+
+
+def test_on_a_terminal_a_bar_tells_stage_rates_and_time_left(tmp_path: Path) -> None:
+    to, out = console(terminal=True)
+    with Display(console=to, run_dir=tmp_path) as display:
+        display.show(JobStatus(phase="Starting"), None)
+        display.show(JobStatus(phase="Running"), Progress(phase="Starting"))
+        progress = Progress(
+            phase="Running",
+            stage="main",
+            stage_fraction=0.5,
+            iteration=2,
+            max_iterations=20,
+            accept_rate=0.25,
+            samples_per_second=412.0,
+        )
+        display.show(JobStatus(phase="Running"), progress)
+        display.show(JobStatus(phase="Running"), progress.model_copy(update={"iteration": 3, "stage_fraction": None}))
+    text = out.getvalue()
+    assert "iteration 3/20 main" in text
+    assert "samples/s 412  accept 0.25" in text
+    assert "left 0:00:" in text
+
+
+def rows(lines: list[dict[str, Any]], **facts: str) -> dict[str, str]:
+    table = final_table(lines, facts)
+    cells = [list(column.cells) for column in table.columns]
+    return dict(zip(map(str, cells[0]), map(str, cells[1]), strict=True)) if cells else {}
+
+
+def test_the_final_table_says_what_was_achieved_and_what_it_cost() -> None:
+    realised = {"realised_variance": 1.0, "realised_variance_uniform": 4.0}
+    last = line(3, eval={"held-out": {"accuracy": 0.75}}, **realised)
+    assert rows([BEFORE, line(1), line(2, **realised), last], checkpoint="runs/a/final") == {
+        "accuracy held-out": "0.125 before, 0.750 after",
+        "samples": "300 (pilot 120)",
+        "tokens generated": "3,000 (pilot 1,200)",
+        "variance, predicted": "0.75 of the uniform plan's (sums over 3 iterations)",
+        "variance, realised": "0.25 of the uniform plan's (sums over 2 iterations)",
+        "time in pilot": "12%",
+        "time in main": "31%",
+        "time in plan": "0%",
+        "time in train": "50%",
+        "checkpoint": "runs/a/final",
+    }
+
+
+def test_the_final_table_of_a_run_without_iterations_has_its_facts_only() -> None:
+    assert rows([], memory="1 GiB") == {"memory": "1 GiB"}
+    assert rows([BEFORE]) == {"accuracy held-out": "0.125 before, 0.125 after"}
+    assert rows([line(1)])["variance, realised"] == "not measured"

@@ -1,0 +1,363 @@
+"""A whole local run with fake processes: podTemplates replace the rendered commands by tiny programs.
+
+Cases: success · restarts within and beyond backoffLimit · a gang of two · a server that dies once, or for ever ·
+deadlines · a command that cannot be started · variables of a cluster · interrupt, kill -9 and what is left behind.
+"""
+
+import ast
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from gvm_api.load import InvalidJobError, validate_job
+from gvm_api.spec import GVMTrainingJob
+from gvm_api.status import JobStatus
+from gvm_api.wire import Progress
+from gvm_cli import processes, run_directory
+from gvm_cli.local import LocalRun, RunFailedError, free_ports
+
+SERVE = "import time, os; print('serving', os.environ.get('GVM_PORT'), flush=True)\nwhile True: time.sleep(1)"
+ATTEMPT = (
+    "import os, pathlib, sys, time\n"
+    "count = pathlib.Path(os.environ['GVM_RUN_DIR'], 'attempts')\n"
+    "attempt = int(count.read_text()) + 1 if count.exists() else 1\n"
+    "count.write_text(str(attempt))\n"
+    "print('attempt', attempt, flush=True)\n"
+)
+# Answers for the allocator, as far as the runner asks it.
+ALLOCATOR = """
+import http.server, json, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ok = self.headers["Authorization"] == "Bearer " + os.environ["GVM_ALLOCATOR_TOKEN"]
+        self.send_response(200 if ok else 401)
+        self.end_headers()
+        progress = {"phase": "Running", "stage": "train", "iteration": 3, "maxIterations": 7, "step": 12}
+        progress["accuracy"] = 0.75
+        self.wfile.write(json.dumps(progress).encode())
+    def log_message(self, *_): pass
+http.server.HTTPServer((os.environ["GVM_HOST"], int(os.environ["GVM_PORT"])), Handler).serve_forever()
+"""
+
+
+def manifest(
+    *,
+    learner: str = "",
+    rollout: str = SERVE,
+    allocator: str = SERVE,
+    policy: Mapping[str, int] | None = None,
+    replicas: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """A job whose containers run these programs."""
+    spec: dict[str, Any] = {"model": {"path": "m"}, "dataset": {"path": "d.jsonl"}, "runPolicy": dict(policy or {})}
+    for role, container, code in (
+        ("learner", "learner", learner),
+        ("rollout", "vllm", rollout),
+        ("allocator", "allocator", allocator),
+    ):
+        template = {"spec": {"containers": [{"name": container, "command": ["python", "-c", code]}]}}
+        spec[role] = {"podTemplate": template}
+    for role, number in (replicas or {}).items():
+        spec[role]["replicas"] = number
+    head = {"apiVersion": "gvm.rlhflow.dev/v1alpha1", "kind": "GVMTrainingJob", "metadata": {"name": "a"}}
+    return {**head, "spec": spec}
+
+
+def job_of(**wishes: Any) -> GVMTrainingJob:
+    return validate_job(manifest(**wishes))
+
+
+def run_of(job: GVMTrainingJob, run_dir: Path, on_poll: Callable[..., None] = lambda *_: None) -> LocalRun:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return LocalRun(job=job, run_dir=run_dir, on_poll=on_poll)
+
+
+def log(run_dir: Path, name: str) -> str:
+    return (run_dir / "logs" / f"{name}.log").read_text()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{condition} did not come true in {seconds} s")
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or not processes.is_running(psutil.Process(pid))
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    yield
+    left = [p for p in psutil.Process().children(recursive=True) if p.pid not in before and processes.is_running(p)]
+    assert left == []
+
+
+def test_a_run_starts_what_is_rendered_and_ends_with_its_learner(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib\n"
+        "assert pathlib.Path(os.environ['GVM_JOB_FILE']).exists()\n"
+        "print({k: v for k, v in os.environ.items() if k.startswith(('GVM_', 'JOB_'))})\n"
+    )
+    run = run_of(job_of(learner=code, replicas={"rollout": 2}), tmp_path)
+    status = run.execute()
+    assert (status.phase, status.restarts, status.message) == ("Succeeded", 0, "")
+    assert run_directory.read_status(tmp_path) == status
+    assert status.completion_time is not None
+    assert (status.rollout.desired, status.rollout.ready, status.learner.desired) == (2, 0, 1)
+    environment = ast.literal_eval(log(tmp_path, "learner-0"))
+    ports = [environment["GVM_ALLOCATOR_URL"], *environment["GVM_ROLLOUT_URLS"].split(",")]
+    assert len(set(ports)) == 3
+    assert all(url.startswith("http://127.0.0.1:") for url in ports)
+    assert environment["GVM_ALLOCATOR_TOKEN"] == run.token
+    assert environment["GVM_RUN_DIR"] == str(tmp_path)
+    assert environment["JOB_COMPLETION_INDEX"] == "0"
+    served = {log(tmp_path, f"rollout-{i}").split()[1] for i in range(2)}
+    assert served == {url.rpartition(":")[2] for url in ports[1:]}, "each server has the port that the learner is told"
+    assert not (tmp_path / "processes.json").exists()
+
+
+def test_a_learner_that_fails_twice_is_restarted_twice_and_succeeds(tmp_path: Path) -> None:
+    seen: list[str] = []
+    job = job_of(learner=ATTEMPT + "sys.exit(0 if attempt == 3 else 7)", policy={"backoffLimit": 2})
+    status = run_of(job, tmp_path, lambda status, _: seen.append(status.message)).execute()
+    assert (status.phase, status.restarts) == ("Succeeded", 2)
+    assert log(tmp_path, "learner-0").split("\n") == ["attempt 1", "attempt 2", "attempt 3", ""]
+    assert log(tmp_path, "allocator").count("serving") == 1, "servers stay up"
+    assert any(
+        message.startswith(f"learner-0 ended with exit code 7; see {tmp_path}/logs/learner-0.log; the learner restarts")
+        for message in seen
+    )
+
+
+def test_a_learner_that_fails_too_often_fails_the_run_with_code_log_and_last_lines(tmp_path: Path) -> None:
+    job = job_of(learner=ATTEMPT + "sys.exit('out of memory')", policy={"backoffLimit": 1})
+    with pytest.raises(RunFailedError) as raised:
+        run_of(job, tmp_path).execute()
+    first, *rest = str(raised.value).splitlines()
+    assert first == f"learner-0 ended with exit code 1; see {tmp_path}/logs/learner-0.log (restarts: 1)"
+    assert rest == ["attempt 1", "out of memory", "attempt 2", "out of memory"]
+    status = run_directory.read_status(tmp_path)
+    assert (status.phase, status.restarts, status.message) == ("Failed", 1, first)
+    assert status.learner.failed == 1
+
+
+def test_one_failure_restarts_the_whole_gang(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time\n"
+        "rank, run = os.environ['JOB_COMPLETION_INDEX'], pathlib.Path(os.environ['GVM_RUN_DIR'])\n"
+        "print('rank', rank, flush=True)\n"
+        "failed = run / 'failed'\n"
+        "if failed.exists(): sys.exit(0)\n"
+        "if rank == '0': time.sleep(3600)\n"
+        "while not (run / 'logs' / 'learner-0.log').read_text(): time.sleep(0.05)\n"
+        "failed.touch(); sys.exit(1)\n"
+    )
+    status = run_of(job_of(learner=code, replicas={"learner": 2}), tmp_path).execute()
+    assert (status.phase, status.restarts, status.learner.desired) == ("Succeeded", 1, 2)
+    assert log(tmp_path, "learner-0").split("\n") == ["rank 0", "rank 0", ""]
+    assert log(tmp_path, "learner-1").split("\n") == ["rank 1", "rank 1", ""]
+
+
+def test_a_server_that_dies_is_started_again_on_the_same_port(tmp_path: Path) -> None:
+    dies_once = "print('up', os.environ['GVM_PORT'], flush=True)\nif attempt == 1: sys.exit(9)\ntime.sleep(3600)"
+    learner = (
+        "import os, pathlib, time\n"
+        "log = pathlib.Path(os.environ['GVM_RUN_DIR'], 'logs', 'allocator.log')\n"
+        "while log.read_text().count('up') < 2: time.sleep(0.05)\n"
+    )
+    seen: list[str] = []
+    job = job_of(learner=learner, allocator=ATTEMPT + dies_once)
+    status = run_of(job, tmp_path, lambda status, _: seen.append(status.message)).execute()
+    assert (status.phase, status.restarts) == ("Succeeded", 0), "restarts are the learner's"
+    ports = [line.split()[1] for line in log(tmp_path, "allocator").splitlines() if line.startswith("up")]
+    assert len(ports) == 2
+    assert ports[0] == ports[1]
+    assert "allocator ended with exit code 9 and is started again" in seen
+
+
+def test_a_server_that_dies_for_ever_fails_the_run(tmp_path: Path) -> None:
+    job = job_of(learner="import time; time.sleep(3600)", rollout="import sys; sys.exit('no memory')")
+    with pytest.raises(RunFailedError) as raised:
+        run_of(job, tmp_path).execute()
+    first, *rest = str(raised.value).splitlines()
+    assert first == f"rollout-0 ended 6 times, last with exit code 1; see {tmp_path}/logs/rollout-0.log"
+    assert rest == ["no memory"] * 6
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"activeDeadlineSeconds": 1}, "runPolicy.activeDeadlineSeconds of 1 passed"),
+        ({"startupDeadlineSeconds": 1}, "runPolicy.startupDeadlineSeconds of 1 passed; see "),
+    ],
+)
+def test_a_deadline_that_passes_fails_the_run(tmp_path: Path, policy: dict[str, int], message: str) -> None:
+    with pytest.raises(RunFailedError, match=message):
+        run_of(job_of(learner="import time; time.sleep(3600)", policy=policy), tmp_path).execute()
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+def test_the_startup_deadline_no_longer_counts_once_the_learner_runs_and_its_progress_is_shown(tmp_path: Path) -> None:
+    learner = (
+        "import os, pathlib, time\nwhile not pathlib.Path(os.environ['GVM_RUN_DIR'], 'done').exists(): time.sleep(0.05)"
+    )
+    seen: list[tuple[JobStatus, Progress | None]] = []
+
+    def poll(status: JobStatus, progress: Progress | None) -> None:
+        seen.append((status, progress))
+        if status.phase == "Running":
+            run.started -= 3600
+        if len([s for s, _ in seen if s.phase == "Running"]) == 3:
+            (tmp_path / "done").touch()
+
+    run = run_of(job_of(learner=learner, allocator=ALLOCATOR, policy={"startupDeadlineSeconds": 600}), tmp_path, poll)
+    status = run.execute()
+    assert status.phase == "Succeeded"
+    assert (status.iteration, status.max_iterations, status.step, status.accuracy) == (3, 7, 12, 0.75)
+    assert seen[-1][1] == Progress(
+        phase="Running", stage="train", iteration=3, max_iterations=7, step=12, accuracy=0.75
+    )
+
+
+def test_a_command_that_cannot_be_started_fails_the_run(tmp_path: Path) -> None:
+    wish = manifest()
+    wish["spec"]["rollout"]["podTemplate"]["spec"]["containers"][0]["command"] = ["/opt/wrapper.sh"]
+    with pytest.raises(RunFailedError, match=r"^rollout-0: '/opt/wrapper.sh' cannot be started \(.*No such file"):
+        run_of(validate_job(wish), tmp_path).execute()
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+def test_arguments_and_variables_of_the_pod_template_count_here_too(tmp_path: Path) -> None:
+    wish = manifest(learner="import os, sys; print(sys.argv[1:], os.environ['CACHE'], os.environ['EMPTY'] == '')")
+    (container,) = wish["spec"]["learner"]["podTemplate"]["spec"]["containers"]
+    container["args"] = ["--dir", "$(CACHE)"]
+    container["env"] = [{"name": "CACHE", "value": "$(GVM_RUN_DIR)/cache"}, {"name": "EMPTY"}]
+    run_of(validate_job(wish), tmp_path).execute()
+    assert log(tmp_path, "learner-0").strip() == f"['--dir', '{tmp_path}/cache'] {tmp_path}/cache True"
+
+
+def test_a_value_that_the_cluster_keeps_has_to_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wish = manifest(learner="import os; print(os.environ['HUB_TOKEN'])")
+    reference = {"secretKeyRef": {"name": "hub", "key": "token"}}
+    wish["spec"]["learner"]["env"] = [{"name": "HUB_TOKEN", "valueFrom": reference}]
+    monkeypatch.delenv("HUB_TOKEN", raising=False)
+    with pytest.raises(InvalidJobError) as raised:
+        run_of(validate_job(wish), tmp_path)
+    assert raised.value.problems == [
+        "spec.learner.env: HUB_TOKEN has its value in the cluster; export HUB_TOKEN before `gvm run`"
+    ]
+    assert not list(tmp_path.iterdir()), "nothing was started or written"
+    monkeypatch.setenv("HUB_TOKEN", "hf_abc")
+    run_of(validate_job(wish), tmp_path).execute()
+    assert log(tmp_path, "learner-0") == "hf_abc\n"
+
+
+def test_an_interrupted_run_is_suspended_and_all_processes_are_gone(tmp_path: Path) -> None:
+    pids: set[int] = set()
+
+    def interrupt(*_: object) -> None:
+        pids.update(member.pid for process in run.running.values() for member in process.family())
+        raise KeyboardInterrupt
+
+    run = run_of(job_of(learner="import time; time.sleep(3600)"), tmp_path, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.execute()
+    status = run_directory.read_status(tmp_path)
+    assert status.phase == "Suspended"
+    assert status.message == "interrupted; run the same command to resume"
+    assert (status.rollout.ready, status.learner.ready) == (0, 0)
+    assert len(pids) == 3
+    assert all(is_gone(pid) for pid in pids)
+    assert not (tmp_path / "processes.json").exists()
+
+
+CLI = [sys.executable, "-m", "gvm_cli.main", "run"]
+# A server as vLLM is one: its engine is a process of its own, here one that ignores SIGTERM.
+ENGINE = (
+    "import subprocess, sys, time\n"
+    "code = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)'\n"
+    "print(subprocess.Popen([sys.executable, '-c', code]).pid, flush=True)\n"
+    "time.sleep(3600)\n"
+)
+FOREVER = "import os, time; print(os.getpid(), flush=True); time.sleep(3600)"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
+    """`gvm run` as a process, its run directory, and the numbers of its learner and its server's engine."""
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(manifest(learner=FOREVER, rollout=ENGINE)))
+    run_dir = tmp_path / "run"
+    command = [*CLI, str(tmp_path / "job.yaml"), "--run-dir", str(run_dir)]
+    with (tmp_path / "out").open("w") as out:
+        runner = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)
+    logs = [run_dir / "logs" / f"{name}.log" for name in ("learner-0", "rollout-0")]
+    try:
+        wait_for(lambda: all(path.exists() and path.read_text().endswith("\n") for path in logs))
+        yield runner, run_dir, [int(path.read_text()) for path in logs]
+    finally:
+        runner.kill()
+        runner.wait()
+        processes.end_recorded(run_dir / "processes.json")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_suspends_the_run_and_leaves_no_process(
+    running: tuple[subprocess.Popen[str], Path, list[int]], number: signal.Signals, code: int
+) -> None:
+    runner, run_dir, pids = running
+    runner.send_signal(number)
+    assert runner.wait() == code
+    assert run_directory.read_status(run_dir).phase == "Suspended"
+    assert all(is_gone(pid) for pid in pids)
+    if number is signal.SIGINT:
+        assert (run_dir.parent / "out").read_text().splitlines()[-1] == (
+            "gvm: interrupted; run the same command to resume"
+        )
+
+
+def test_a_second_run_of_a_directory_in_use_exits_2(running: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
+    _, run_dir, _ = running
+    command = [*CLI, str(run_dir.parent / "job.yaml"), "--run-dir", str(run_dir)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == f"gvm: --run-dir: {run_dir} is in use by another run; wait, or give another\n"
+
+
+def test_after_kill_9_children_end_and_the_next_run_ends_what_is_left(
+    running: tuple[subprocess.Popen[str], Path, list[int]],
+) -> None:
+    runner, run_dir, (learner, engine) = running
+    recorded = run_dir / "processes.json"
+    wait_for(lambda: any(entry["pid"] == engine for entry in json.loads(recorded.read_text())))
+    runner.kill()
+    runner.wait()
+    wait_for(lambda: is_gone(learner))
+    assert not is_gone(engine), "it ignores SIGTERM, and its parent's end is not its own"
+    assert run_directory.read_status(run_dir).phase in ("Starting", "Running")
+    done = validate_job(manifest(learner="print('resumed')", rollout=SERVE))
+    status = run_of(done, run_dir).execute()
+    assert status.phase == "Succeeded"
+    assert is_gone(engine)
+
+
+def test_free_ports_differ_and_can_be_bound() -> None:
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", ports[0]))

@@ -1,0 +1,184 @@
+"""The run directory: what is read back is what was written, and an iteration written again replaces itself."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gvm_api.wire import Plan
+from gvm_trainer.records import Records
+from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
+
+PROMPTS = [
+    Prompt(id="a", text="1+1=", token_ids=(3, 4), answer="2"),
+    Prompt(id="b", text="2+3=", token_ids=(5, 4), answer="5"),
+    Prompt(id="c", text="never sampled", token_ids=(6,), answer="0"),
+]
+
+
+def sample(prompt_id: str, stage: Stage, index: int, reward: float | None, outcome: Outcome) -> Sample:
+    completion = Completion(
+        prompt_id=prompt_id,
+        stage=stage,
+        index=index,
+        token_ids=(7, 8, 1),
+        logprobs=(-0.5, -0.25, -0.125),
+        text=f"{prompt_id}{index}",
+        finish_reason="stop",
+        policy_version=3,
+    )
+    return Sample(completion=completion, reward=reward, outcome=outcome)
+
+
+GROUPS = {
+    "a": [sample("a", "pilot", 0, 1.0, "accepted"), sample("a", "main", 0, 0.0, "rejected")],
+    "b": [sample("b", "main", 0, None, "timeout"), sample("b", "main", 1, None, "error")],
+    "c": [],
+}
+
+
+def plan(**changes: Any) -> Plan:
+    content: dict[str, Any] = {
+        "policy": "gvm",
+        "prompt_ids": ("a", "b", "c"),
+        "sample_sizes": (6, 2, 1),
+        "accept_rates": (0.5, 0.25, 0.1),
+        "grad_norms": (3.0, 1.0, 0.0),
+        "num_observed": (8, 4, 0),
+        "predicted_variance": 0.5,
+        "predicted_variance_uniform": 0.75,
+        "num_at_floor": 1,
+        "num_at_cap": 0,
+    }
+    return Plan.model_validate(content | changes)
+
+
+def read_lines(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_constant=refuse) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def refuse(constant: str) -> float:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_each_iteration_is_one_line_in_order(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    lines = [{"iteration": i, "loss": 0.5 * i, "eval": {"held_out": {"accuracy": 0.25}}} for i in range(3)]
+    for line in lines:
+        records.write_metrics(line)
+    assert read_lines(tmp_path) == lines
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    records.write_metrics({"iteration": 1, "loss": math.nan, "seconds": {"pilot": math.inf, "main": 1.5}, "eval": None})
+    assert read_lines(tmp_path) == [
+        {"iteration": 1, "loss": None, "seconds": {"pilot": None, "main": 1.5}, "eval": None}
+    ]
+    records.write_plan(1, plan(predicted_variance=math.inf, grad_norms=(1.0, -math.inf, 2.0)), [0, 0, 0])
+    written = json.loads((tmp_path / "plans" / "000001.json").read_text(), parse_constant=refuse)
+    assert written["predicted_variance"] is None
+    assert written["grad_norms"] == [1.0, None, 2.0]
+
+
+def test_a_resumed_run_takes_back_what_it_will_do_again(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    for iteration in range(5):
+        records.write_metrics({"iteration": iteration, "attempt": 1})
+    resumed = Records(tmp_path, saves_samples=True)
+    resumed.resume(after_iteration=2)
+    for iteration in (3, 4):
+        resumed.write_metrics({"iteration": iteration, "attempt": 2})
+    found = [(line["iteration"], line["attempt"]) for line in read_lines(tmp_path)]
+    assert found == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
+    Records(tmp_path, saves_samples=True).write_plan(12, plan(), [4, 0, 4])
+    assert json.loads((tmp_path / "plans" / "000012.json").read_text()) == {
+        "iteration": 12,
+        "policy": "gvm",
+        "prompt_ids": ["a", "b", "c"],
+        "pilot_sizes": [4, 0, 4],
+        "sample_sizes": [6, 2, 1],
+        "accept_rates": [0.5, 0.25, 0.1],
+        "grad_norms": [3.0, 1.0, 0.0],
+        "predicted_variance": 0.5,
+        "predicted_variance_uniform": 0.75,
+    }
+
+
+def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
+    Records(tmp_path, saves_samples=True).write_samples(7, PROMPTS, GROUPS)
+    table = pq.read_table(tmp_path / "samples" / "000007.parquet")
+    assert {field.name: field.type for field in table.schema} == {
+        "prompt_id": pa.string(),
+        "prompt": pa.string(),
+        "answer": pa.string(),
+        "stage": pa.string(),
+        "index": pa.int32(),
+        "completion": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
+        "reward": pa.float32(),
+        "outcome": pa.string(),
+        "finish_reason": pa.string(),
+        "policy_version": pa.int32(),
+    }
+    rows = table.to_pylist()
+    assert rows[0] == {
+        "prompt_id": "a",
+        "prompt": "1+1=",
+        "answer": "2",
+        "stage": "pilot",
+        "index": 0,
+        "completion": "a0",
+        "token_ids": [7, 8, 1],
+        "reward": 1.0,
+        "outcome": "accepted",
+        "finish_reason": "stop",
+        "policy_version": 3,
+    }
+    assert [(r["prompt_id"], r["stage"], r["index"], r["reward"], r["outcome"]) for r in rows] == [
+        ("a", "pilot", 0, 1.0, "accepted"),
+        ("a", "main", 0, 0.0, "rejected"),
+        ("b", "main", 0, None, "timeout"),
+        ("b", "main", 1, None, "error"),
+    ]
+
+
+def test_an_iteration_without_samples_has_an_empty_table_of_the_same_columns(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    records.write_samples(1, PROMPTS, GROUPS)
+    records.write_samples(2, PROMPTS, {"a": [], "b": [], "c": []})
+    first, second = (pq.read_table(tmp_path / "samples" / f"00000{i}.parquet") for i in (1, 2))
+    assert second.num_rows == 0
+    assert second.schema == first.schema
+
+
+def test_an_iteration_written_again_replaces_its_plan_and_samples(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    records.write_plan(3, plan(), [4, 4, 4])
+    records.write_samples(3, PROMPTS, GROUPS)
+    records.write_plan(3, plan(sample_sizes=(1, 1, 1)), [0, 0, 0])
+    records.write_samples(3, PROMPTS, {"a": GROUPS["a"][:1], "b": [], "c": []})
+    assert json.loads((tmp_path / "plans" / "000003.json").read_text())["sample_sizes"] == [1, 1, 1]
+    assert pq.read_table(tmp_path / "samples" / "000003.parquet").num_rows == 1
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["000003.json", "000003.parquet"]
+
+
+@pytest.mark.parametrize(("saves_samples", "files"), [(True, ["000001.parquet"]), (False, [])])
+def test_samples_are_saved_only_where_that_is_asked_for(tmp_path: Path, saves_samples: bool, files: list[str]) -> None:
+    Records(tmp_path, saves_samples=saves_samples).write_samples(1, PROMPTS, GROUPS)
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == files
+
+
+def test_text_that_is_no_ascii_survives(tmp_path: Path) -> None:
+    prompt = Prompt(id="π", text="∇ log π ≤ 漢字", token_ids=(1,), answer="½")
+    odd = sample("π", "main", 0, 1.0, "accepted")
+    Records(tmp_path, saves_samples=True).write_samples(1, [prompt], {"π": [odd]})
+    (row,) = pq.read_table(tmp_path / "samples" / "000001.parquet").to_pylist()
+    assert (row["prompt_id"], row["prompt"], row["answer"]) == ("π", "∇ log π ≤ 漢字", "½")
