@@ -26,7 +26,7 @@ from gvm_operator import manifests
 from gvm_operator.site import Site
 
 _POLL_SECONDS = 0.5
-_MEMORY_EVERY_SECONDS = 5.0
+_MEMORY_EVERY_SECONDS = 15.0
 _SERVER_RESTARTS = 5
 
 

@@ -46,7 +46,7 @@ def spec(policy: Path, stage: int, tokens: int, dtype: str = "float32", **learne
         {
             "model": {"path": str(policy), "dtype": dtype},
             "dataset": {"path": "unused", "maxPromptTokens": 8},
-            "algorithm": {"name": "grpo", "promptsPerIteration": 8, "klCoefficient": 0.05},
+            "algorithm": {"name": "grpo", "promptsPerIteration": 8, "klCoefficient": 20.0},
             "rollout": {"maxResponseTokens": 32},
             "learner": {
                 "zeroStage": stage,

@@ -27,6 +27,7 @@ def loop_state(iteration: int, *, best: int | None = None) -> LoopState:
         elapsed_seconds=12.5,
         best_accuracy=None if best is None else 0.75,
         best_iteration=best,
+        metrics_line={"iteration": iteration, "accept_rate": 0.5},
         prompt_order={"seed": 3, "epoch": 1, "position": 17, "postponed": [4, 2]},
         allocator=Snapshot(allocation=AllocationSpec(), state={"ids": ["a"], "accepted": [1.5], "worst": "Infinity"}),
     )

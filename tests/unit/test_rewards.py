@@ -53,17 +53,17 @@ def test_python_calls_the_function_with_completion_and_answer() -> None:
 @pytest.mark.parametrize(
     ("spec", "parts"),
     [
-        (RewardSpec(type="exact", pattern="#(\\d+"), ["reward.pattern", r"'#(\\d+'", "correct it"]),
-        (RewardSpec(type="exact", pattern="#\\d+"), ["reward.pattern", "0 groups", "needs one"]),
-        (RewardSpec(type="exact", pattern="(#)(\\d+)"), ["reward.pattern", "2 groups", "(?:...)"]),
-        (RewardSpec(type="regex", pattern="[{answer}"), ["reward.pattern", "'[{answer}'", "correct it"]),
+        (RewardSpec.model_construct(type="exact", pattern="#(\\d+"), ["reward.pattern", r"'#(\\d+'", "correct it"]),
+        (RewardSpec.model_construct(type="exact", pattern="#\\d+"), ["reward.pattern", "0 groups", "needs one"]),
+        (RewardSpec.model_construct(type="exact", pattern="(#)(\\d+)"), ["reward.pattern", "2 groups", "(?:...)"]),
+        (RewardSpec.model_construct(type="regex", pattern="[{answer}"), ["reward.pattern", "'[{answer}'", "correct it"]),
         (
-            RewardSpec(type="python", function="json.loads"),
+            RewardSpec.model_construct(type="python", function="json.loads"),
             ["reward.function", "'json.loads'", "module:func"],
         ),
-        (RewardSpec(type="python", function="no.such:f"), ["reward.function", "'no.such'", "PYTHONPATH"]),
-        (RewardSpec(type="python", function="json:nope"), ["reward.function", "'nope'", "module:func"]),
-        (RewardSpec(type="python", function="math:pi"), ["reward.function", "'pi'", "module:func"]),
+        (RewardSpec.model_construct(type="python", function="no.such:f"), ["reward.function", "'no.such'", "PYTHONPATH"]),
+        (RewardSpec.model_construct(type="python", function="json:nope"), ["reward.function", "'nope'", "module:func"]),
+        (RewardSpec.model_construct(type="python", function="math:pi"), ["reward.function", "'pi'", "module:func"]),
     ],
 )
 def test_a_reward_that_cannot_be_used_names_field_value_and_fix(spec: RewardSpec, parts: list[str]) -> None:

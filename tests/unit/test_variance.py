@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gvm_trainer.advantages import Estimator, PilotReuse, fixed_pilot_weight, training_samples
 from gvm_trainer.samples import Completion, Prompt, Sample, Stage
-from gvm_trainer.variance import effective_size, gini, predicted, sign_coefficients
+from gvm_trainer.variance import effective_size, gini, predicted, presence_coefficients, sign_coefficients
 
 DIMENSION = 3
 
@@ -234,3 +234,31 @@ def test_gini_is_half_the_relative_mean_difference(sizes: list[int]) -> None:
         return
     difference = sum(abs(a - b) for a in sizes for b in sizes) / m**2
     assert gini(sizes) == pytest.approx(difference / (2 * sum(sizes) / m), abs=1e-12)
+
+
+def test_presence_coefficients_measure_the_variance_of_being_solved_at_all() -> None:
+    """E‖S‖² over signs is Σ q(1 − q)‖ḡ‖²/m² exactly, by going through all signs of three prompts."""
+    accepted, sizes, rates = [2, 1, 3], [4, 8, 3], [0.5, 0.1, 0.9]
+    gradients = [np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([[5.0, -1.0]]), np.ones((3, 2))]
+    truth = np.zeros(2)
+    for g, n, p in zip(gradients, sizes, rates, strict=True):
+        missed = np.array([(1 - p) ** n, (1 - p) ** 4])
+        truth += missed * (1 - missed) * (g.mean(axis=0) ** 2).sum() / 9
+    sums = []
+    for seed in range(4000):
+        columns = presence_coefficients(
+            accepted, sizes, rates, samples_per_prompt=4, generator=np.random.default_rng(seed)
+        )
+        S = sum(c.T @ g for c, g in zip(columns, gradients, strict=True))
+        sums.append((S**2).sum(axis=1))
+    error = np.std(sums, axis=0) / np.sqrt(len(sums))
+    assert np.all(np.abs(np.mean(sums, axis=0) - truth) < 4 * error)
+    assert np.all(error < 0.05 * truth)
+
+
+def test_a_prompt_that_is_never_or_always_solved_adds_no_presence_variance() -> None:
+    columns = presence_coefficients(
+        [0, 2], [4, 4], [0.0, 1.0], samples_per_prompt=4, generator=np.random.default_rng(0)
+    )
+    assert columns[0].shape == (0, 2)
+    assert np.all(columns[1] == 0)

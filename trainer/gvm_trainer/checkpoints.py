@@ -32,6 +32,8 @@ class LoopState(Contract):
     best_accuracy: float | None
     best_iteration: int | None
     prompt_order: dict[str, Any]
+    metrics_line: dict[str, Any]
+    """The iteration's own line: a crash may come between the checkpoint and metrics.jsonl."""
     allocator: Snapshot
 
 

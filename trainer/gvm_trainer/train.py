@@ -156,7 +156,8 @@ class TrainingLoop:
                 await self._iterate()
             self._stage("saving")
             await self._in_worker(partial(write_final, self.run_dir, self._write_model))
-        await self.allocator.progress(self.progress.model_copy(update={"phase": "Succeeded", "stage": ""}))
+        with suppress(AllocatorError):  # the run has succeeded, whoever hears of it
+            await self.allocator.progress(self.progress.model_copy(update={"phase": "Succeeded", "stage": ""}))
 
     async def _resume_or_begin(self) -> None:
         found = self.checkpoints.latest()
@@ -173,7 +174,8 @@ class TrainingLoop:
         await self._collective(self.engine.load_state, str(found))
         await self.allocator.restore(state.allocator)
         await self.allocator.register(self.spec.allocation)
-        self.records.resume(after_iteration=state.iteration)
+        self.records.resume(after_iteration=state.iteration - 1)
+        self.records.write_metrics(state.metrics_line)
         self.order = PromptOrder.from_state(state.prompt_order)  # type: ignore[arg-type]  # JSON of an OrderState
         self.iteration, self.elapsed_before = state.iteration, state.elapsed_seconds
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
@@ -187,7 +189,7 @@ class TrainingLoop:
         with seconds.of("sync"):
             await self._sync_weights(self._probes())
         scores = await self._evaluate(seconds)
-        self._write_line({"iteration": 0, "step": 0, "seconds": seconds.read(), "eval": _as_dicts(scores)})
+        self._write_line({"iteration": 0, "step": 0, "eval": _as_dicts(scores)}, seconds)
 
     async def _iterate(self) -> None:
         """One iteration: draw, pilot, plan, sample, train, sync, record."""
@@ -233,8 +235,8 @@ class TrainingLoop:
             "zero_gradient_fraction": num_without / len(block),
             "eval": evaluated and _as_dicts(evaluated),
         }
-        await self._maybe_checkpoint(evaluated, seconds)
-        self._write_line(line | {"seconds": seconds.read()})
+        await self._maybe_checkpoint(evaluated, line, seconds)
+        self._write_line(line, seconds)
 
     async def _sample(self, block: Sequence[Prompt], sizes: Mapping[str, int], stage: Stage, iteration: int) -> Groups:
         self._stage(stage)
@@ -288,7 +290,7 @@ class TrainingLoop:
             return {}, None
         coefficients = self._sign_coefficients(block, groups, plan, chosen, iteration) if measures else None
         scores, sums = await self._score(block, chosen, coefficients, with_norms=needs_norms)
-        realised = variance.Variances(plan=sums[0], uniform=sums[1]) if sums else None
+        realised = variance.Variances(plan=sums[0] + sums[2], uniform=sums[1] + sums[3]) if sums else None
         return {s.completion.key: score for s, score in zip(chosen, scores, strict=True)}, realised
 
     def _is_trained_when_rejected(self, sample: Sample) -> bool:
@@ -297,32 +299,47 @@ class TrainingLoop:
     def _sign_coefficients(
         self, block: Sequence[Prompt], groups: Groups, plan: wire.Plan, chosen: Sequence[Sample], iteration: int
     ) -> np.ndarray:
-        """[B, 2] for the samples in `chosen`; 0 for those that are not accepted."""
-        reuse = self.spec.pilot_reuse
-        used: dict[str, list[Sample]] = {
-            p.id: [
-                s for s in groups[p.id] if s.is_accepted and not (reuse == "discard" and s.completion.stage == "pilot")
-            ]
+        """[B, 4] for the samples in `chosen`, 0 for those that are not accepted.
+
+        Columns: the spread among a prompt's accepted samples under this plan and the uniform one, then whether the
+        prompt is solved at all, likewise. The variance is the sum of the two kinds.
+        """
+        spec, reuse = self.spec.allocation, self.spec.pilot_reuse
+        generator = np.random.default_rng((self.spec.algorithm.seed, iteration))
+        used = {
+            p.id: [s for s in groups[p.id] if not (reuse == "discard" and s.completion.stage == "pilot")]
             for p in block
         }
-        counts = {
-            stage: [sum(s.completion.stage == stage for s in used[p.id]) for p in block] for stage in ("pilot", "main")
+        accepted = {p.id: [s for s in used[p.id] if s.is_accepted] for p in block}
+        by_stage = {
+            stage: [sum(s.completion.stage == stage for s in accepted[p.id]) for p in block]
+            for stage in ("pilot", "main")
         }
-        columns = variance.sign_coefficients(
-            counts["pilot"],
-            counts["main"],
+        spread = variance.sign_coefficients(
+            by_stage["pilot"],
+            by_stage["main"],
             plan.accept_rates,
-            samples_per_prompt=self.spec.allocation.samples_per_prompt,
+            samples_per_prompt=spec.samples_per_prompt,
             pilot_reuse=reuse,
             pilot_weight=self._pilot_weight(),
-            generator=np.random.default_rng((self.spec.algorithm.seed, iteration)),
+            generator=generator,
+            has_both_stages=[{s.completion.stage for s in used[p.id]} == {"pilot", "main"} for p in block],
+        )
+        presence = variance.presence_coefficients(
+            [len(accepted[p.id]) for p in block],
+            [len(used[p.id]) for p in block],
+            plan.accept_rates,
+            samples_per_prompt=spec.samples_per_prompt,
+            generator=generator,
         )
         by_key = {
-            sample.completion.key: row
-            for prompt, rows in zip(block, columns, strict=True)
-            for sample, row in zip(used[prompt.id], rows, strict=True)
+            sample.completion.key: np.concatenate([own_spread, own_presence])
+            for prompt, spread_rows, presence_rows in zip(block, spread, presence, strict=True)
+            for sample, own_spread, own_presence in zip(
+                accepted[prompt.id], spread_rows, presence_rows, strict=True
+            )
         }
-        return np.array([by_key.get(s.completion.key, np.zeros(2)) for s in chosen])
+        return np.array([by_key.get(s.completion.key, np.zeros(4)) for s in chosen])
 
     async def _score(
         self, block: Sequence[Prompt], samples: Sequence[Sample], coefficients: np.ndarray | None, *, with_norms: bool
@@ -417,7 +434,9 @@ class TrainingLoop:
             self.progress = self.progress.model_copy(update={"accuracy": accuracy})
         return scores
 
-    async def _maybe_checkpoint(self, evaluated: dict[str, Score] | None, seconds: "Stopwatch") -> None:
+    async def _maybe_checkpoint(
+        self, evaluated: dict[str, Score] | None, line: dict[str, Any], seconds: "Stopwatch"
+    ) -> None:
         every, last = self.spec.storage.checkpoint_every_iterations, self.spec.algorithm.max_iterations
         is_best = self._is_best(evaluated)
         if not (is_best or self.iteration % every == 0 or self.iteration == last):
@@ -433,6 +452,7 @@ class TrainingLoop:
                 best_accuracy=self.best_accuracy,
                 best_iteration=self.best_iteration,
                 prompt_order=dict(self.order.state()),
+                metrics_line=self._finished(line, seconds),
                 allocator=await self.allocator.snapshot(),
             )
             await self._in_worker(lambda: self.checkpoints.save(state, self._write_state))
@@ -525,8 +545,11 @@ class TrainingLoop:
             "num_at_cap": plan.num_at_cap,
         }
 
-    def _write_line(self, line: dict[str, Any]) -> None:
-        self.records.write_metrics({**line, "time": time.time(), "elapsed_seconds": self._elapsed()})
+    def _finished(self, line: dict[str, Any], seconds: "Stopwatch") -> dict[str, Any]:
+        return {**line, "seconds": seconds.read(), "time": time.time(), "elapsed_seconds": self._elapsed()}
+
+    def _write_line(self, line: dict[str, Any], seconds: "Stopwatch") -> None:
+        self.records.write_metrics(self._finished(line, seconds))
 
     def _elapsed(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started
@@ -552,6 +575,8 @@ class TrainingLoop:
             yield
         finally:
             task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     async def _collective(self, method: Callable[..., Any], *args: Any) -> Any:
         """Call a method of the engine on every rank, off the event loop's thread."""

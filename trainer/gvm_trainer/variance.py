@@ -102,6 +102,35 @@ def sign_coefficients(
     return columns
 
 
+def presence_coefficients(
+    num_accepted: Sequence[int],
+    num_samples: Sequence[int],
+    accept_rates: Sequence[float],
+    *,
+    samples_per_prompt: int,
+    generator: np.random.Generator,
+) -> list[np.ndarray]:
+    """Coefficients that measure the other part of the variance: whether a prompt gives a gradient at all.
+
+    A prompt without an accepted sample gives 0, so its mean ḡ_i comes with probability q_i = 1 − (1 − p_i)^n_i and
+    adds q_i(1 − q_i)‖ḡ_i‖²/m² to the variance, however alike its accepted samples are. With one fair sign a prompt
+    the cross terms vanish: E‖Σ_b c_b g_b‖² is that sum, for this plan (column 0) and the uniform one (column 1).
+    Prompts without an accepted sample show no ḡ_i and take no part in either column.
+
+    Args:
+        num_accepted: k_i, [m]; num_samples: n_i, both stages, [m]; accept_rates: p̂_i, [m].
+
+    Returns:
+        For each prompt an array [k_i, 2].
+    """
+    columns = []
+    for k, n, p in zip(num_accepted, num_samples, accept_rates, strict=True):
+        missed = np.array([(1.0 - p) ** n, (1.0 - p) ** samples_per_prompt])
+        scale = np.sqrt(missed * (1.0 - missed)) / (len(num_accepted) * max(k, 1))
+        columns.append(np.tile(generator.choice([-1.0, 1.0]) * scale, (k, 1)))
+    return columns
+
+
 def gini(sizes: Sequence[int]) -> float:
     """Gini coefficient of the budget: 0 where all get the same, near 1 where one gets all."""
     ordered = np.sort(np.asarray(sizes, float))
