@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PACKAGES := operator/gvm_api operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
 CHECKED := operator trainer tests benchmarks examples
 
-.PHONY: setup run test test-quick lint fix bench clean help
+.PHONY: setup run test test-quick lint fix generate bench clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,8 +41,12 @@ fix: $(READY) ## format, and mend what ruff can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
+generate: $(READY) ## write what is generated: crds/
+	$(BIN)/python -m gvm_operator.crd > crds/gvmtrainingjobs.yaml.new
+	mv crds/gvmtrainingjobs.yaml.new crds/gvmtrainingjobs.yaml
+
 bench: $(READY) ## every benchmark, one JSON object each
-	for name in gradient_norms allocation rollout; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	for name in gradient_norms allocation rollout convergence; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -93,14 +93,14 @@ def main() -> None:
         )
     best = max(point["accuracy"] for point in curves["uniform"])
     needed = {policy: tokens_to_reach(curve, best) for policy, curve in curves.items()}
-    reached = needed["uniform"] and needed["gvm"]
+    uniform, gvm = needed["uniform"], needed["gvm"]
     result = {
         "benchmark": "convergence",
         "seeds": options.seeds,
         "curves": curves,
         "uniform_best": best,
         "tokens_to_uniform_best": needed,
-        "ratio": needed["uniform"] / needed["gvm"] if reached else None,
+        "ratio": uniform / gvm if uniform and gvm else None,
     }
     if options.json:
         print(json.dumps(result))

@@ -38,7 +38,7 @@ async def stages(url: str, verifier: Verifier, prompts: list[Prompt], max_tokens
                 verifier,
                 prompts,
                 {p.id: 4 for p in prompts},
-                stage=stage,  # type: ignore[arg-type]  # a tuple of literals is inferred as str
+                stage=stage,
                 seed=seed,
                 on_progress=lambda _: None,
             )
@@ -67,7 +67,8 @@ async def plain_load(url: str, prompts: list[Prompt], max_tokens: int, seed: int
             for p in prompts
         ]
         answers = [r.raise_for_status().json() for r in await asyncio.gather(*calls)]
-    return sum(a["usage"]["completion_tokens"] for a in answers) / (time.perf_counter() - begun)
+    num_tokens: int = sum(a["usage"]["completion_tokens"] for a in answers)
+    return num_tokens / (time.perf_counter() - begun)
 
 
 def main() -> None:

@@ -19,6 +19,10 @@ RENDEZVOUS_HOST = "GVM_RENDEZVOUS_HOST"
 RENDEZVOUS_PORT = "GVM_RENDEZVOUS_PORT"
 WEIGHTS_HOST = "GVM_WEIGHTS_HOST"
 WEIGHTS_PORT = "GVM_WEIGHTS_PORT"
+TERMINATION_LOG = "GVM_TERMINATION_LOG"
+
+INVALID_INPUT = "InvalidInput: "
+"""Begins a termination message that no restart would better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

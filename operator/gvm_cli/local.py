@@ -73,6 +73,7 @@ class LocalRun:
             rendezvous_port=self._ports["rendezvous"],
             run_dir=str(self.run_dir.absolute()),
             job_file=str((self.run_dir / run_directory.JOB_FILE).absolute()),
+            termination_log=str((self.run_dir / "logs" / "termination-log").absolute()),
         )
         self.restarts = dict.fromkeys([names.ALLOCATOR, *servers, *learners], 0)
         containers = manifests.main_containers(manifests.children(self.job, self._site, token=self.token))
@@ -90,7 +91,9 @@ class LocalRun:
 
         Raises:
             RunFailedError: the learner failed more often than backoffLimit allows, or a deadline passed.
+            InvalidJobError: the learner cannot use the job's model, data or reward.
         """
+        Path(self._site.termination_log).unlink(missing_ok=True)
         run_directory.write_job(self.run_dir, self.job)
         processes.end_recorded(self.run_dir / "processes.json")
         self._set(phase="Starting", start_time=_now(), max_iterations=self.job.spec.algorithm.max_iterations)
@@ -101,7 +104,7 @@ class LocalRun:
                 self._poll()
             self._set_progress(self._progress())
             self._set(phase="Succeeded", completion_time=_now(), message="")
-        except RunFailedError as error:
+        except (RunFailedError, InvalidJobError) as error:
             self._set(phase="Failed", completion_time=_now(), message=str(error).splitlines()[0])
             raise
         except (KeyboardInterrupt, SystemExit):
@@ -146,6 +149,7 @@ class LocalRun:
 
     def _restart_gang(self, failed: str) -> None:
         process = self.running[failed]
+        self._check_input()
         reason = f"{failed} ended with exit code {process.exit_code}; see {process.log}"
         if self._status.restarts >= self.job.spec.run_policy.backoff_limit:
             raise RunFailedError(f"{reason} (restarts: {self._status.restarts})\n{process.last_lines()}")
@@ -154,6 +158,13 @@ class LocalRun:
         processes.stop([self.running[name] for name in gang])
         for name in gang:
             self._start(name)
+
+    def _check_input(self) -> None:
+        """A learner that cannot use its input says so, and a restart would not better it."""
+        path = Path(self._site.termination_log)
+        last_word = path.read_text() if path.exists() else ""
+        if last_word.startswith(env.INVALID_INPUT):
+            raise InvalidJobError([last_word.removeprefix(env.INVALID_INPUT)])
 
     def _poll(self) -> None:
         time.sleep(_POLL_SECONDS)

@@ -38,6 +38,8 @@ class Site:
     rendezvous_port: int
     run_dir: str
     job_file: str
+    termination_log: str = "/dev/termination-log"
+    """Where a container leaves its last word; Kubernetes' default path."""
     images: Images = field(default_factory=Images)
 
 

@@ -32,6 +32,7 @@ def short_job(folder: Path, name: str, **changes: dict[str, Any]) -> Path:
     job["metadata"]["name"] = name
     spec = job["spec"]
     spec["algorithm"] |= {"maxIterations": 3, "promptsPerIteration": 16, "updatesPerIteration": 2}
+    spec["allocation"] |= {"samplesPerPrompt": 4, "pilotSamples": 2}
     spec["evaluation"]["everyIterations"] = 3
     spec["evaluation"]["datasets"][0]["limit"] = 32
     spec["storage"]["checkpointEveryIterations"] = 1
@@ -118,7 +119,7 @@ def test_a_short_run_meets_its_budgets_and_leaves_a_policy_a_report_and_no_proce
     output = finish(start(short_job(tmp_path, "short"), run_dir), run_dir)
     assert "variance, predicted" in output
     assert "iteration   3/3" in output
-    check_records(run_dir, iterations=3, samples_per_iteration=128)
+    check_records(run_dir, iterations=3, samples_per_iteration=64)
     check_final_checkpoint(run_dir)
     assert (run_dir / "report.html").stat().st_size > 10_000
     assert len(list((run_dir / "samples").glob("*.parquet"))) == 3
@@ -138,7 +139,7 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint_and_counts_nothing_twi
     process.communicate()
     output = finish(start(file, run_dir), run_dir)
     assert f"resuming killed in {run_dir}" in output
-    check_records(run_dir, iterations=3, samples_per_iteration=128)
+    check_records(run_dir, iterations=3, samples_per_iteration=64)
     assert processes_of(run_dir) == []
 
 
@@ -148,12 +149,23 @@ def test_grpo_on_two_ranks_and_two_servers_with_filesystem_sync(tmp_path: Path) 
         tmp_path,
         "wide",
         algorithm={"name": "grpo", "klCoefficient": 0.001, "maxIterations": 2},
-        allocation={"gradNorm": {"source": "current", "parameters": "head"}, "minSamples": 2},
+        allocation={"gradNorm": {"source": "current", "parameters": "head"}, "minSamples": 2, "pilotSamples": 2},
         rollout={"replicas": 2},
         learner={"processesPerNode": 2, "zeroStage": 3, "gradientCheckpointing": True},
         weightSync={"backend": "filesystem"},
     )
     finish(start(file, run_dir), run_dir)
-    check_records(run_dir, iterations=2, samples_per_iteration=128)
+    check_records(run_dir, iterations=2, samples_per_iteration=64)
     check_final_checkpoint(run_dir)
     assert metrics(run_dir)[-1]["reference_kl"] >= 0
+
+
+def test_data_without_the_named_column_exits_2_with_one_line_and_no_restart(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(short_job(tmp_path, "wrong", dataset={"promptField": "question"}), run_dir)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 2, output
+    last = output.splitlines()[-1]
+    assert last.startswith("gvm: spec.dataset.promptField: 'question' is no column of")
+    assert json.loads((run_dir / "status.json").read_text())["restarts"] == 0
+    assert processes_of(run_dir) == []

@@ -361,3 +361,15 @@ def test_free_ports_differ_and_can_be_bound() -> None:
     assert len(set(ports)) == 50
     with socket.socket() as server:
         server.bind(("127.0.0.1", ports[0]))
+
+
+def test_a_learner_that_cannot_use_its_input_is_not_started_again(tmp_path: Path) -> None:
+    code = ATTEMPT + (
+        "pathlib.Path(os.environ['GVM_TERMINATION_LOG']).write_text('InvalidInput: spec.dataset.path: no such file')\n"
+        "sys.exit(1)"
+    )
+    with pytest.raises(InvalidJobError, match=r"^spec\.dataset\.path: no such file$"):
+        run_of(job_of(learner=code, policy={"backoffLimit": 5}), tmp_path / "run").execute()
+    assert (tmp_path / "run" / "attempts").read_text() == "1"
+    status = run_directory.read_status(tmp_path / "run")
+    assert (status.phase, status.restarts, status.message) == ("Failed", 0, "spec.dataset.path: no such file")

@@ -56,12 +56,18 @@ def test_python_calls_the_function_with_completion_and_answer() -> None:
         (RewardSpec.model_construct(type="exact", pattern="#(\\d+"), ["reward.pattern", r"'#(\\d+'", "correct it"]),
         (RewardSpec.model_construct(type="exact", pattern="#\\d+"), ["reward.pattern", "0 groups", "needs one"]),
         (RewardSpec.model_construct(type="exact", pattern="(#)(\\d+)"), ["reward.pattern", "2 groups", "(?:...)"]),
-        (RewardSpec.model_construct(type="regex", pattern="[{answer}"), ["reward.pattern", "'[{answer}'", "correct it"]),
+        (
+            RewardSpec.model_construct(type="regex", pattern="[{answer}"),
+            ["reward.pattern", "'[{answer}'", "correct it"],
+        ),
         (
             RewardSpec.model_construct(type="python", function="json.loads"),
             ["reward.function", "'json.loads'", "module:func"],
         ),
-        (RewardSpec.model_construct(type="python", function="no.such:f"), ["reward.function", "'no.such'", "PYTHONPATH"]),
+        (
+            RewardSpec.model_construct(type="python", function="no.such:f"),
+            ["reward.function", "'no.such'", "PYTHONPATH"],
+        ),
         (RewardSpec.model_construct(type="python", function="json:nope"), ["reward.function", "'nope'", "module:func"]),
         (RewardSpec.model_construct(type="python", function="math:pi"), ["reward.function", "'pi'", "module:func"]),
     ],

@@ -84,7 +84,8 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     ("spec/algorithm/name", "ppo", "spec.algorithm.name", ("'ppo'", "'raft', 'raftpp' or 'grpo'")),
     ("spec/algorithm/clipLow", 1.5, "spec.algorithm.clipLow", ("1.5", "less than or equal to 1")),
     ("spec/algorithm/dualClip", 1, "spec.algorithm.dualClip", ("1", "greater than 1")),
-    ("spec/algorithm/seed", 2**63, "spec.algorithm.seed", (str(2**63), "less than")),
+    ("spec/algorithm/seed", 2**32, "spec.algorithm.seed", (str(2**32), "less than or equal to 4294967295")),
+    ("spec/algorithm/seed", -1, "spec.algorithm.seed", ("-1", "greater than or equal to 0")),
     (
         "spec/algorithm",
         {"updatesPerIteration": 5, "promptsPerIteration": 4},

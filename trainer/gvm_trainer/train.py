@@ -6,7 +6,6 @@ Reads straight down; every step is another module's. Knows no formula.
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -21,14 +20,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gvm_api import env, wire
 from gvm_api.load import load_job
-from gvm_api.spec import GVMTrainingJob, JobSpec
+from gvm_api.spec import GVMTrainingJob, JobSpec, ModelSpec
 from gvm_trainer import allocation, variance
-from gvm_trainer.advantages import Estimator, fixed_pilot_weight, training_samples
+from gvm_trainer.advantages import training_samples
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
 from gvm_trainer.engine import Engine, SequenceScore, TokenSequence, UpdateStats, with_logprobs
+from gvm_trainer.estimator import (
+    estimator_of,
+    predicted_variances,
+    realised_variances,
+    variance_coefficients,
+)
 from gvm_trainer.evaluation import Score, evaluate
 from gvm_trainer.gang import Gang
+from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
 from gvm_trainer.prompt_order import PromptOrder
 from gvm_trainer.prompts import PromptSet, load_prompts, overlap
 from gvm_trainer.records import Records
@@ -36,6 +42,8 @@ from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Prompt, Sample, Stage
 from gvm_trainer.sampling import sample_seed, sample_stage
+from gvm_trainer.stopwatch import Stopwatch
+from gvm_trainer.termination import invalid_input_explained
 from gvm_trainer.weight_sync import WeightSync, WeightSyncError, parity
 from gvm_trainer.weight_sync.choice import weight_sync
 
@@ -52,19 +60,32 @@ def main() -> None:
     settings = env.learner_env()
     job = load_job(settings.job_file)
     gang = Gang(collective_timeout_seconds=job.spec.learner.collective_timeout_seconds)
-    engine = Engine(job.spec, gang)
-    if gang.is_leader:
-        asyncio.run(lead(job, settings, gang, engine))
-        gang.dismiss()
-    else:
+    with invalid_input_explained():
+        tokenizer = _load_tokenizer(job.spec.model)
+        training, held_out = load_prompts(job.spec, tokenizer) if gang.is_leader else (None, {})
+        engine = Engine(job.spec, gang)
+    if training is None:
         gang.follow(engine)
+    else:
+        asyncio.run(lead(job, settings, gang, engine, tokenizer, training, held_out))
+        gang.dismiss()
     gang.close()
 
 
-async def lead(job: GVMTrainingJob, settings: env.LearnerEnv, gang: Gang, engine: Engine) -> None:
+async def lead(
+    job: GVMTrainingJob,
+    settings: env.LearnerEnv,
+    gang: Gang,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    training: PromptSet,
+    held_out: dict[str, PromptSet],
+) -> None:
     """Rank 0: connect to the servers and the allocator, and run the loop."""
     spec = job.spec
     async with AsyncExitStack() as stack:
+        with invalid_input_explained():
+            verifier = stack.enter_context(Verifier(spec.reward))
         sync = weight_sync(spec.weight_sync, settings)
         stack.callback(sync.close)
         client = await stack.enter_async_context(
@@ -94,9 +115,12 @@ async def lead(job: GVMTrainingJob, settings: env.LearnerEnv, gang: Gang, engine
             engine=engine,
             client=client,
             allocator=allocator,
-            verifier=stack.enter_context(Verifier(spec.reward)),
+            verifier=verifier,
             sync=sync,
             worker=stack.enter_context(_engine_thread(gang)),
+            tokenizer=tokenizer,
+            training=training,
+            held_out=held_out,
         )
         await loop.run()
 
@@ -114,9 +138,9 @@ class TrainingLoop:
     verifier: Verifier
     sync: WeightSync
     worker: ThreadPoolExecutor
-    tokenizer: PreTrainedTokenizerBase = field(init=False)
-    training: PromptSet = field(init=False)
-    held_out: dict[str, PromptSet] = field(init=False)
+    tokenizer: PreTrainedTokenizerBase
+    training: PromptSet
+    held_out: dict[str, PromptSet]
     order: PromptOrder = field(init=False)
     records: Records = field(init=False)
     checkpoints: Checkpoints = field(init=False)
@@ -131,11 +155,7 @@ class TrainingLoop:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        storage, model = self.spec.storage, self.spec.model
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        self.training, self.held_out = load_prompts(self.spec, self.tokenizer)
+        storage = self.spec.storage
         self.order = PromptOrder(
             num_prompts=len(self.training.prompts),
             seed=self.spec.algorithm.seed,
@@ -228,13 +248,23 @@ class TrainingLoop:
         evaluated = await self._evaluate(seconds) if due else None
         with seconds.of("records"):
             self.records.write_samples(iteration, block, groups)
-        line = self._line(block, groups, plan, pilot_sizes, updates, seconds)
-        line |= synced | {
-            "realised_variance": realised and realised.plan,
-            "realised_variance_uniform": realised and realised.uniform,
+        predicted = predicted_variances(spec, plan, pilot_sizes)
+        samples = [s for own in groups.values() for s in own]
+        spent = seconds.read()
+        line = {
+            "iteration": iteration,
+            "step": self.engine.num_updates,
+            "policy_version": iteration,
+            **sample_metrics(block, samples, spent["pilot"] + spent["main"]),
+            **plan_metrics(plan, pilot_sizes, predicted, realised),
+            **update_metrics(updates),
+            **synced,
+            "num_prompts_dropped": self.training.num_dropped,
             "zero_gradient_fraction": num_without / len(block),
             "eval": evaluated and _as_dicts(evaluated),
         }
+        self._advance(line, predicted)
+        line |= {"samples_total": self.samples_total, "tokens_total": self.tokens_total}
         await self._maybe_checkpoint(evaluated, line, seconds)
         self._write_line(line, seconds)
 
@@ -288,58 +318,16 @@ class TrainingLoop:
         chosen = [s for own in groups.values() for s in own if s.is_accepted or self._is_trained_when_rejected(s)]
         if not chosen or (not needs_norms and spec.algorithm.old_logprobs == "rollout"):
             return {}, None
-        coefficients = self._sign_coefficients(block, groups, plan, chosen, iteration) if measures else None
+        generator = np.random.default_rng((spec.algorithm.seed, iteration))
+        coefficients = (
+            variance_coefficients(spec, block, groups, plan, chosen, generator=generator) if measures else None
+        )
         scores, sums = await self._score(block, chosen, coefficients, with_norms=needs_norms)
-        realised = variance.Variances(plan=sums[0] + sums[2], uniform=sums[1] + sums[3]) if sums else None
+        realised = realised_variances(sums) if measures else None
         return {s.completion.key: score for s, score in zip(chosen, scores, strict=True)}, realised
 
     def _is_trained_when_rejected(self, sample: Sample) -> bool:
         return self.spec.algorithm.name == "grpo" and sample.is_judged
-
-    def _sign_coefficients(
-        self, block: Sequence[Prompt], groups: Groups, plan: wire.Plan, chosen: Sequence[Sample], iteration: int
-    ) -> np.ndarray:
-        """[B, 4] for the samples in `chosen`, 0 for those that are not accepted.
-
-        Columns: the spread among a prompt's accepted samples under this plan and the uniform one, then whether the
-        prompt is solved at all, likewise. The variance is the sum of the two kinds.
-        """
-        spec, reuse = self.spec.allocation, self.spec.pilot_reuse
-        generator = np.random.default_rng((self.spec.algorithm.seed, iteration))
-        used = {
-            p.id: [s for s in groups[p.id] if not (reuse == "discard" and s.completion.stage == "pilot")]
-            for p in block
-        }
-        accepted = {p.id: [s for s in used[p.id] if s.is_accepted] for p in block}
-        by_stage = {
-            stage: [sum(s.completion.stage == stage for s in accepted[p.id]) for p in block]
-            for stage in ("pilot", "main")
-        }
-        spread = variance.sign_coefficients(
-            by_stage["pilot"],
-            by_stage["main"],
-            plan.accept_rates,
-            samples_per_prompt=spec.samples_per_prompt,
-            pilot_reuse=reuse,
-            pilot_weight=self._pilot_weight(),
-            generator=generator,
-            has_both_stages=[{s.completion.stage for s in used[p.id]} == {"pilot", "main"} for p in block],
-        )
-        presence = variance.presence_coefficients(
-            [len(accepted[p.id]) for p in block],
-            [len(used[p.id]) for p in block],
-            plan.accept_rates,
-            samples_per_prompt=spec.samples_per_prompt,
-            generator=generator,
-        )
-        by_key = {
-            sample.completion.key: np.concatenate([own_spread, own_presence])
-            for prompt, spread_rows, presence_rows in zip(block, spread, presence, strict=True)
-            for sample, own_spread, own_presence in zip(
-                accepted[prompt.id], spread_rows, presence_rows, strict=True
-            )
-        }
-        return np.array([by_key.get(s.completion.key, np.zeros(4)) for s in chosen])
 
     async def _score(
         self, block: Sequence[Prompt], samples: Sequence[Sample], coefficients: np.ndarray | None, *, with_norms: bool
@@ -359,7 +347,7 @@ class TrainingLoop:
         spec, updates, num_with = self.spec, [], 0
         for number, share in enumerate(np.array_split(np.arange(len(block)), spec.algorithm.updates_per_iteration)):
             mini_batch = {block[i]: groups[block[i].id] for i in share}
-            samples = training_samples(mini_batch, self._estimator())
+            samples = training_samples(mini_batch, estimator_of(spec))
             num_with += len({s.key[0] for s in samples})
             if spec.algorithm.old_logprobs == "learner" and scored:
                 samples = with_logprobs(samples, [scored[s.key] for s in samples])
@@ -367,22 +355,6 @@ class TrainingLoop:
                 updates.append(await self._collective(self.engine.update, samples))
             self._stage_fraction((number + 1) / spec.algorithm.updates_per_iteration)
         return updates, len(block) - num_with
-
-    def _estimator(self) -> Estimator:
-        return Estimator(
-            algorithm=self.spec.algorithm.name,
-            weighting=self.spec.algorithm.weights,
-            pilot_reuse=self.spec.pilot_reuse,
-            pilot_weight=self._pilot_weight(),
-            response_length=self.spec.rollout.max_response_tokens,
-            keeps_zero_advantage=self.spec.algorithm.kl_coefficient > 0,
-        )
-
-    def _pilot_weight(self) -> float | None:
-        spec = self.spec.allocation
-        if self.spec.pilot_reuse != "fixed":
-            return None
-        return fixed_pilot_weight(spec.pilot_samples, spec.samples_per_prompt - spec.pilot_samples)
 
     async def _sync_weights(self, probes: Sequence[TokenSequence]) -> dict[str, Any]:
         """Push the learner's weights into the servers, and check on `probes` that both say the same."""
@@ -417,7 +389,7 @@ class TrainingLoop:
         samples = [own[0] for own in groups.values() if own][:num]
         return [_token_sequence(prompts[s.completion.prompt_id], s) for s in samples]
 
-    async def _evaluate(self, seconds: "Stopwatch") -> dict[str, Score]:
+    async def _evaluate(self, seconds: Stopwatch) -> dict[str, Score]:
         self._stage("evaluate")
         pairs = [(dataset, self.held_out[dataset.name]) for dataset in self.spec.evaluation.datasets]
         with seconds.of("evaluate"):
@@ -435,7 +407,7 @@ class TrainingLoop:
         return scores
 
     async def _maybe_checkpoint(
-        self, evaluated: dict[str, Score] | None, line: dict[str, Any], seconds: "Stopwatch"
+        self, evaluated: dict[str, Score] | None, line: dict[str, Any], seconds: Stopwatch
     ) -> None:
         every, last = self.spec.storage.checkpoint_every_iterations, self.spec.algorithm.max_iterations
         is_best = self._is_best(evaluated)
@@ -474,81 +446,24 @@ class TrainingLoop:
         self.best_accuracy, self.best_iteration = accuracy, self.iteration
         return True
 
-    def _line(
-        self,
-        block: Sequence[Prompt],
-        groups: Groups,
-        plan: wire.Plan,
-        pilot_sizes: Mapping[str, int],
-        updates: Sequence[UpdateStats],
-        seconds: "Stopwatch",
-    ) -> dict[str, Any]:
-        """What metrics.jsonl says of an iteration; also moves the run's totals and the progress on."""
-        samples = [s for own in groups.values() for s in own]
-        judged = [s for s in samples if s.is_judged]
-        tokens = {
-            stage: sum(len(s.completion.token_ids) for s in samples if s.completion.stage == stage)
-            for stage in ("pilot", "main")
-        }
-        self.samples_total += len(samples)
-        self.tokens_total += tokens["pilot"] + tokens["main"]
-        sampling_seconds = max(seconds.read()["pilot"] + seconds.read()["main"], 1e-9)
-        spec = self.spec.allocation
-        predicted = variance.predicted(
-            plan.accept_rates,
-            plan.grad_norms,
-            [pilot_sizes[p.id] for p in block],
-            plan.sample_sizes,
-            samples_per_prompt=spec.samples_per_prompt,
-            pilot_reuse=self.spec.pilot_reuse,
-            pilot_weight=self._pilot_weight(),
-        )
-        accept_rate = sum(s.is_accepted for s in judged) / max(len(judged), 1)
+    def _advance(self, line: Mapping[str, Any], predicted: variance.Variances) -> None:
+        """Move the run's totals and what the terminal sees on by one iteration."""
+        self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
+        self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
         self.progress = self.progress.model_copy(
             update={
                 "iteration": self.iteration,
                 "step": self.engine.num_updates,
-                "accept_rate": accept_rate,
-                "samples_per_second": len(samples) / sampling_seconds,
+                "accept_rate": line["accept_rate"],
+                "samples_per_second": line["samples_per_second"],
                 "variance_reduction": 1 - predicted.plan / predicted.uniform if predicted.uniform else None,
             }
         )
-        return {
-            "iteration": self.iteration,
-            "step": self.engine.num_updates,
-            "policy_version": self.iteration,
-            "accept_rate": accept_rate,
-            "reward_mean": float(np.mean([s.reward for s in judged])) if judged else 0.0,
-            "response_tokens_mean": float(np.mean([len(s.completion.token_ids) for s in samples])),
-            "truncated_fraction": float(np.mean([s.completion.finish_reason == "length" for s in samples])),
-            **_means_of(updates),
-            "num_prompts": len(block),
-            "num_prompts_dropped": self.training.num_dropped,
-            "num_samples_pilot": sum(pilot_sizes.values()),
-            "num_samples_main": sum(plan.sample_sizes),
-            "num_timeouts": sum(s.outcome == "timeout" for s in samples),
-            "num_errors": sum(s.outcome == "error" for s in samples),
-            "tokens_prompt": sum(len(p.token_ids) for p in block),
-            "tokens_generated_pilot": tokens["pilot"],
-            "tokens_generated_main": tokens["main"],
-            "samples_total": self.samples_total,
-            "tokens_total": self.tokens_total,
-            "samples_per_second": len(samples) / sampling_seconds,
-            "tokens_per_second": sum(tokens.values()) / sampling_seconds,
-            "predicted_variance": predicted.plan,
-            "predicted_variance_uniform": predicted.uniform,
-            "sample_size_max": max(plan.sample_sizes),
-            "sample_size_gini": variance.gini(
-                [n + pilot_sizes[i] for i, n in zip(plan.prompt_ids, plan.sample_sizes, strict=True)]
-            ),
-            "num_at_floor": plan.num_at_floor,
-            "num_at_cap": plan.num_at_cap,
-        }
 
-    def _finished(self, line: dict[str, Any], seconds: "Stopwatch") -> dict[str, Any]:
+    def _finished(self, line: dict[str, Any], seconds: Stopwatch) -> dict[str, Any]:
         return {**line, "seconds": seconds.read(), "time": time.time(), "elapsed_seconds": self._elapsed()}
 
-    def _write_line(self, line: dict[str, Any], seconds: "Stopwatch") -> None:
+    def _write_line(self, line: dict[str, Any], seconds: Stopwatch) -> None:
         self.records.write_metrics(self._finished(line, seconds))
 
     def _elapsed(self) -> float:
@@ -598,27 +513,11 @@ class TrainingLoop:
                 )
 
 
-class Stopwatch:
-    """Seconds by stage of one iteration. `total` is all of it, so what no stage names shows as a gap."""
-
-    STAGES = ("pilot", "grad_norms", "plan", "main", "score", "train", "sync", "evaluate", "records", "checkpoint")
-
-    def __init__(self) -> None:
-        self._begun = time.perf_counter()
-        self._spent: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Count the time within towards a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent[stage] += time.perf_counter() - begun
-
-    def read(self) -> dict[str, float]:
-        """Every stage's seconds so far, and the total's."""
-        return {stage: self._spent[stage] for stage in self.STAGES} | {"total": time.perf_counter() - self._begun}
+def _load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    return tokenizer
 
 
 @contextmanager
@@ -641,22 +540,6 @@ def _norms(samples: Sequence[Sample], scores: Sequence[SequenceScore]) -> dict[K
 
 def _token_sequence(prompt: Prompt, sample: Sample) -> TokenSequence:
     return TokenSequence(prompt_token_ids=prompt.token_ids, response_token_ids=sample.completion.token_ids)
-
-
-def _means_of(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    """Means over an iteration's updates; zeros where no prompt gave a gradient."""
-    if not updates:
-        names = ("loss", "grad_norm", "learning_rate", "kl", "reference_kl", "entropy", "clip_fraction")
-        return dict.fromkeys(names, 0.0)
-    return {
-        "loss": float(np.mean([u.loss for u in updates])),
-        "grad_norm": float(np.mean([u.grad_norm for u in updates])),
-        "learning_rate": updates[-1].learning_rate,
-        "kl": float(np.mean([u.means["approx_kl"] for u in updates])),
-        "reference_kl": float(np.mean([u.means["reference_kl"] for u in updates])),
-        "entropy": float(np.mean([u.means["entropy"] for u in updates])),
-        "clip_fraction": float(np.mean([u.means["clipped"] for u in updates])),
-    }
 
 
 def _as_dicts(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:

@@ -161,8 +161,8 @@ class AlgorithmSpec(SpecPart):
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
 
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
-    """Seed of prompt order, sampling and initialisation (64 bits)."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of prompt order, sampling and initialisation (32 bits, as NumPy and vLLM take it)."""
 
     @model_validator(mode="after")
     def _updates_fit_prompts(self) -> Self:

@@ -1,0 +1,82 @@
+"""An iteration's figures, counted by hand on four samples."""
+
+import pytest
+
+from gvm_api.wire import Plan
+from gvm_trainer.engine import UpdateStats
+from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
+from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
+from gvm_trainer.variance import Variances
+
+BLOCK = [Prompt(id=i, text="1+1=", token_ids=(5, 6, 7), answer="2") for i in "ab"]
+PLAN = Plan(
+    policy="gvm",
+    prompt_ids=("a", "b"),
+    sample_sizes=(3, 1),
+    accept_rates=(0.5, 0.5),
+    grad_norms=(1.0, 1.0),
+    num_observed=(0, 0),
+    predicted_variance=1.0,
+    predicted_variance_uniform=1.0,
+    num_at_floor=1,
+    num_at_cap=0,
+)
+
+
+def sample(prompt_id: str, stage: Stage, index: int, num_tokens: int, outcome: Outcome, *, cut: bool = False) -> Sample:
+    completion = Completion(
+        prompt_id=prompt_id,
+        stage=stage,
+        index=index,
+        token_ids=(1,) * num_tokens,
+        logprobs=(-0.1,) * num_tokens,
+        text="",
+        finish_reason="length" if cut else "stop",
+        policy_version=0,
+    )
+    reward = {"accepted": 1.0, "rejected": 0.0}.get(outcome)
+    return Sample(completion=completion, reward=reward, outcome=outcome)
+
+
+def test_samples_are_counted_by_stage_and_the_unjudged_do_not_lower_the_accept_rate() -> None:
+    samples = [
+        sample("a", "pilot", 0, 2, "accepted"),
+        sample("a", "main", 0, 4, "rejected"),
+        sample("b", "main", 0, 6, "timeout"),
+        sample("b", "main", 1, 8, "accepted", cut=True),
+    ]
+    metrics = sample_metrics(BLOCK, samples, 2.0)
+    assert metrics["accept_rate"] == metrics["reward_mean"] == pytest.approx(2 / 3)
+    assert (metrics["num_timeouts"], metrics["num_errors"], metrics["num_prompts"]) == (1, 0, 2)
+    assert (metrics["tokens_generated_pilot"], metrics["tokens_generated_main"], metrics["tokens_prompt"]) == (2, 18, 6)
+    assert (metrics["samples_per_second"], metrics["tokens_per_second"]) == (2.0, 10.0)
+    assert (metrics["response_tokens_mean"], metrics["truncated_fraction"]) == (5.0, 0.25)
+
+
+def test_a_plan_is_counted_with_its_pilot() -> None:
+    metrics = plan_metrics(PLAN, {"a": 1, "b": 1}, Variances(plan=1.0, uniform=2.0), None)
+    assert (metrics["num_samples_pilot"], metrics["num_samples_main"], metrics["sample_size_max"]) == (2, 4, 3)
+    assert metrics["sample_size_gini"] == pytest.approx(1 / 6)  # of 4 and 2
+    assert (metrics["predicted_variance"], metrics["predicted_variance_uniform"]) == (1.0, 2.0)
+    assert metrics["realised_variance"] is None
+
+
+def test_updates_are_averaged_and_no_update_is_zeros_under_the_same_keys() -> None:
+    means = {"num_tokens": 4.0, "clipped": 0.5, "approx_kl": 0.1, "entropy": 1.0, "reference_kl": 0.2}
+    updates = [
+        UpdateStats(loss=loss, grad_norm=2 * loss, learning_rate=loss / 10, num_samples=1, means=means)
+        for loss in (1.0, 3.0)
+    ]
+    metrics = update_metrics(updates)
+    assert metrics == pytest.approx(
+        {
+            "loss": 2.0,
+            "grad_norm": 4.0,
+            "learning_rate": 0.3,
+            "kl": 0.1,
+            "reference_kl": 0.2,
+            "entropy": 1.0,
+            "clip_fraction": 0.5,
+        }
+    )
+    assert update_metrics([]) == dict.fromkeys(metrics, 0.0)
