@@ -82,6 +82,8 @@ def run_command(
 
 def _execute(job: GVMTrainingJob, run_dir: Path, console: Console, *, quiet: bool, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell starts background jobs with SIGINT ignored; whoever sends it to a run wants the run to stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Display(console=console, run_dir=run_dir, quiet=quiet, as_json=as_json) as display:
         local = LocalRun(job=job, run_dir=run_dir, on_poll=display.show)
         try:

@@ -322,7 +322,7 @@ def test_a_signal_suspends_the_run_and_leaves_no_process(
 ) -> None:
     runner, run_dir, pids = running
     runner.send_signal(number)
-    assert runner.wait() == code
+    assert runner.wait(timeout=60) == code
     assert run_directory.read_status(run_dir).phase == "Suspended"
     assert all(is_gone(pid) for pid in pids)
     if number is signal.SIGINT:
