@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PACKAGES := operator/gvm_api operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
 CHECKED := operator trainer tests benchmarks examples
 
-.PHONY: setup run test test-quick lint fix generate bench clean help
+.PHONY: setup run test test-quick lint fix generate bench e2e clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,12 +41,19 @@ fix: $(READY) ## format, and mend what ruff can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-generate: $(READY) ## write what is generated: crds/
+generate: $(READY) ## write what is generated: crds/, the chart's copy, docs/job-reference.md
 	$(BIN)/python -m gvm_operator.crd > crds/gvmtrainingjobs.yaml.new
 	mv crds/gvmtrainingjobs.yaml.new crds/gvmtrainingjobs.yaml
+	$(BIN)/python -m gvm_operator.reference > docs/job-reference.md.new
+	mv docs/job-reference.md.new docs/job-reference.md
+	cp crds/gvmtrainingjobs.yaml charts/gvm-operator/files/gvmtrainingjobs.yaml
 
-bench: $(READY) ## every benchmark, one JSON object each
+bench: $(READY) ## every benchmark, one JSON object each (the operator's where KUBECONFIG names a cluster)
 	for name in gradient_norms allocation rollout convergence; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	@test -z "$$KUBECONFIG" || $(BIN)/python -m benchmarks.operator_load --json
+
+e2e: $(READY) ## the whole product on a cluster: images, chart, kubectl apply (CLUSTER=folder of up, kubeconfig, build-image)
+	$(BIN)/python tests/e2e/run.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

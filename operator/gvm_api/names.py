@@ -31,6 +31,11 @@ def child(job: str, role: str) -> str:
     return f"{job}-{role}"
 
 
+def learner_attempt(job: str, attempt: int) -> str:
+    """Name of the learner's Job of one attempt, from 0: each restart of the gang is a Job of its own."""
+    return f"{job}-{LEARNER}-{attempt}"
+
+
 def token_secret(job: str) -> str:
     """Name of the Secret with the allocator's bearer token."""
     return f"{job}-allocator-token"

@@ -213,7 +213,7 @@ class LocalRun:
             of_role = [p for name, p in self.running.items() if name.startswith(role)]
             alive = sum(p.exit_code is None for p in of_role)
             failed = sum(p.exit_code not in (None, 0) for p in of_role)
-            roles[role] = RoleStatus(desired=len(of_role), ready=alive, failed=failed)
+            roles[role] = RoleStatus.of(desired=len(of_role), ready=alive, failed=failed)
         changes: dict[str, Any] = dict(roles)
         if progress is not None:
             copied = progress.model_dump(exclude={"phase", "stage", "stage_fraction", "message"}, by_alias=False)

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
@@ -20,8 +21,10 @@ from gvm_cli.display import Display, final_table
 from gvm_cli.local import LocalRun, RunFailedError
 from gvm_cli.report import report, write_report
 from gvm_cli.score import score
+from gvm_cli.status import status
 from gvm_operator import manifests
-from gvm_operator.site import Images, cluster_site
+from gvm_operator.settings import read_settings
+from gvm_operator.site import cluster_site
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,22 +121,37 @@ def validate(file: JobFile) -> None:
 @_input_errors_exit_2
 def render(
     file: JobFile,
-    rollout_image: Annotated[str, typer.Option(help="Default image of the servers.")] = Images().rollout,
-    allocator_image: Annotated[str, typer.Option(help="Default image of the allocator.")] = Images().allocator,
-    learner_image: Annotated[str, typer.Option(help="Default image of the learner.")] = Images().learner,
+    rollout_image: Annotated[str | None, typer.Option(help="Default image of the servers.")] = None,
+    allocator_image: Annotated[str | None, typer.Option(help="Default image of the allocator.")] = None,
+    learner_image: Annotated[str | None, typer.Option(help="Default image of the learner.")] = None,
 ) -> None:
-    """Print the job's children as Kubernetes YAML. The token in the Secret is a placeholder.
+    """Print the objects that the operator would create for a job, as YAML.
+
+    The operator's own settings (GVM_OPERATOR_* variables) count here as well.
+    Two things only the cluster knows: ownerReferences are left out, and the
+    token in the Secret is a placeholder.
 
     Example: gvm render examples/arithmetic.yaml
     """
     job = load_job(file)
-    images = Images(rollout=rollout_image, allocator=allocator_image, learner=learner_image)
-    children = manifests.children(job, cluster_site(job, images), token="<generated>")
+    try:
+        settings = read_settings()
+    except ValueError as error:
+        raise InvalidJobError([str(error)]) from error
+    images = replace(
+        settings.images,
+        rollout=rollout_image or settings.rollout_image,
+        allocator=allocator_image or settings.allocator_image,
+        learner=learner_image or settings.learner_image,
+    )
+    site = cluster_site(job, images)
+    children = manifests.children(job, site, token="<generated>", operator=settings.neighbours)
     typer.echo(yaml_format.dump(*children), nl=False)
 
 
 app.command()(allocate)
 app.command()(score)
+app.command()(status)
 app.command()(report)
 app.command()(compare)
 

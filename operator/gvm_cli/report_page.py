@@ -88,7 +88,7 @@ def _time_plot(run: Run) -> str:
 
 
 def _job_yaml(run: Run) -> str:
-    job = run.job.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_unset=True)
+    job = run.job.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
     return yaml.safe_dump(_without_env_values(job), sort_keys=False, allow_unicode=True)
 
 

@@ -44,7 +44,7 @@ def rollout(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
     if not on_gpu:
         variables |= _CPU_SERVER
     command = ["python", "-m", "vllm.entrypoints.openai.api_server", *_flags(args)]
-    return _container("vllm", site.images.rollout, spec.rollout, command, _values(variables))
+    return _container("vllm", site.images.rollout, site, spec.rollout, command, _values(variables))
 
 
 def allocator(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def allocator(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
     variables = {env.RUN_DIR: site.run_dir, **_LISTEN, env.NAMESPACE: job.metadata.namespace}
     command = ["python", "-m", "gvm_allocator"]
     own = [*_values(variables), _token(job)]
-    return _container("allocator", site.images.allocator, job.spec.allocator, command, own)
+    return _container("allocator", site.images.allocator, site, job.spec.allocator, command, own)
 
 
 def learner(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def learner(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
     }
     command = ["python", "-m", "gvm_trainer.launch"]
     own = [*_values(variables), _token(job)]
-    return _container("learner", site.images.learner, job.spec.learner, command, own)
+    return _container("learner", site.images.learner, site, job.spec.learner, command, own)
 
 
 # All interfaces: in a pod, others come from other machines. The local runner narrows it to the loopback.
@@ -90,7 +90,9 @@ def _token(job: GVMTrainingJob) -> EnvEntry:
     return {"name": env.ALLOCATOR_TOKEN, "valueFrom": {"secretKeyRef": reference}}
 
 
-def _container(name: str, image: str, role: PodSpec, command: list[str], own: list[EnvEntry]) -> dict[str, Any]:
+def _container(
+    name: str, image: str, site: Site, role: PodSpec, command: list[str], own: list[EnvEntry]
+) -> dict[str, Any]:
     given = {entry["name"] for entry in role.env}
     container: dict[str, Any] = {
         "name": name,
@@ -100,8 +102,8 @@ def _container(name: str, image: str, role: PodSpec, command: list[str], own: li
     }
     if role.env_from:
         container["envFrom"] = [dict(e) for e in role.env_from]
-    if role.image_pull_policy:
-        container["imagePullPolicy"] = role.image_pull_policy
+    if pull_policy := role.image_pull_policy or site.images.pull_policy:
+        container["imagePullPolicy"] = pull_policy
     resources = {k: v for k, v in (("requests", role.resources.requests), ("limits", role.resources.limits)) if v}
     if resources:
         container["resources"] = resources

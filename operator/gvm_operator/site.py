@@ -14,11 +14,15 @@ JOB_FILE = "/gvm/job/job.yaml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
-    """Default container image of each role."""
+    """Default container image of each role, and how pods get it."""
 
-    rollout: str = "gvm-rollout:latest"
-    allocator: str = "gvm-allocator:latest"
-    learner: str = "gvm-trainer:latest"
+    rollout: str = "gvm-rollout:0.1.0"
+    allocator: str = "gvm-allocator:0.1.0"
+    learner: str = "gvm-trainer:0.1.0"
+    pull_policy: str = ""
+    """imagePullPolicy where the job names none; empty leaves it to Kubernetes."""
+    pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets for a private registry, in the job's namespace."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +47,11 @@ class Site:
     images: Images = field(default_factory=Images)
 
 
-def cluster_site(job: GVMTrainingJob, images: Images) -> Site:
-    """Addresses by the names of Services, paths as they are mounted into the pods."""
+def cluster_site(job: GVMTrainingJob, images: Images, *, attempt: int = 0) -> Site:
+    """Addresses by the names of Services, paths as they are mounted into the pods; `attempt` numbers the gang."""
     name, namespace = job.metadata.name, job.metadata.namespace
-    learner = names.child(name, names.LEARNER)
-    first_learner = f"{learner}-0.{learner}.{namespace}.svc"
+    # An Indexed Job names its first pod's host so.
+    first_learner = f"{names.learner_attempt(name, attempt)}-0.{names.child(name, names.LEARNER)}.{namespace}.svc"
     return Site(
         allocator_url=f"http://{names.child(name, names.ALLOCATOR)}.{namespace}.svc:{PORT}",
         rollout_urls=(f"dns+http://{names.child(name, names.ROLLOUT)}.{namespace}.svc:{PORT}",),

@@ -15,6 +15,7 @@ from gvm_api import env, names, yaml_format
 from gvm_api.load import load_job, validate_job
 from gvm_api.spec import GVMTrainingJob
 from gvm_operator import manifests
+from gvm_operator.network import Neighbours, policies
 from gvm_operator.site import Images, cluster_site
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ TOKEN = "7h3-t0k3n"
 
 
 def children_of(job: GVMTrainingJob, token: str = TOKEN) -> list[dict[str, Any]]:
-    return manifests.children(job, cluster_site(job, Images()), token=token)
+    return manifests.children(job, cluster_site(job, Images()), token=token, operator=Neighbours(operator="gvm-system"))
 
 
 def job_with(spec: dict[str, Any], name: str = "a") -> GVMTrainingJob:
@@ -80,12 +81,92 @@ def test_every_child_is_in_the_job_s_namespace_and_carries_its_labels(job: GVMTr
         assert child["metadata"]["labels"]["app.kubernetes.io/instance"] == job.metadata.name
 
 
+def test_every_pod_meets_the_restricted_pod_security_standard(job: GVMTrainingJob) -> None:
+    children = children_of(job)
+    for role, workload in workloads(children).items():
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        own = pod["containers"][0]["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False
+        assert own["capabilities"]["drop"] == ["ALL"]
+        assert own["readOnlyRootFilesystem"] is True
+        mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+        assert "/tmp" in mounts, "the one place that every container may write to"
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in mounts.values()} <= volumes, role
+
+
+def test_servers_see_the_run_directory_only_where_they_fetch_weights_from_it_and_cannot_write_to_it() -> None:
+    def run_mounts(backend: str) -> list[dict[str, Any]]:
+        containers = manifests.main_containers(children_of(job_with({"weightSync": {"backend": backend}})))
+        return [mount for mount in containers["rollout"]["volumeMounts"] if mount["name"] == "run"]
+
+    assert run_mounts("http") == []
+    assert run_mounts("filesystem") == [{"name": "run", "mountPath": "/gvm/run", "readOnly": True}]
+
+
+def ingress(job: GVMTrainingJob, role: str, neighbours: Neighbours) -> list[tuple[set[str], set[int] | None]]:
+    """Who may come in, by role or namespace, and at which ports (None for all)."""
+
+    def peer(source: dict[str, Any]) -> str:
+        if "namespaceSelector" in source:
+            return str(source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"])
+        return str(source["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
+
+    (policy,) = (p for p in policies(job, neighbours) if p["metadata"]["name"] == f"{job.metadata.name}-{role}")
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == role
+    return [
+        ({peer(s) for s in rule["from"]}, {p["port"] for p in rule["ports"]} if "ports" in rule else None)
+        for rule in policy["spec"]["ingress"]
+    ]
+
+
+def test_only_the_learner_reaches_the_servers_whose_endpoints_can_replace_the_weights() -> None:
+    job, alone = job_with({}), Neighbours(operator="gvm-system")
+    watched = Neighbours(operator="gvm-system", monitoring="monitoring")
+    assert ingress(job, "rollout", alone) == [({"learner"}, {8000})]
+    assert ingress(job, "rollout", watched) == [({"learner", "monitoring"}, {8000})]
+    assert ingress(job, "allocator", alone) == [({"learner", "gvm-system"}, {8000})]
+    assert ingress(job, "learner", alone) == [({"learner"}, None), ({"rollout"}, {8001})]
+
+
+def test_nccl_connects_servers_and_learner_on_ports_of_its_choice() -> None:
+    gpu = {"limits": {"nvidia.com/gpu": 1}}
+    spec = {"weightSync": {"backend": "nccl"}, "rollout": {"resources": gpu}, "learner": {"resources": gpu}}
+    job, neighbours = job_with(spec), Neighbours(operator="gvm-system")
+    assert ingress(job, "learner", neighbours) == [({"learner", "rollout"}, None)]
+    assert ingress(job, "rollout", neighbours)[0] == ({"learner", "rollout"}, None)
+
+
+def test_a_disruption_budget_is_made_for_the_roles_that_ask_for_one() -> None:
+    job = job_with({"learner": {"maxUnavailable": 0}})
+    (budget,) = (c for c in children_of(job) if c["kind"] == "PodDisruptionBudget")
+    assert budget["metadata"]["name"] == "a-learner"
+    assert budget["spec"]["maxUnavailable"] == 0
+    assert budget["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "learner"
+
+
+def test_each_attempt_of_the_gang_is_a_job_of_its_own_that_meets_at_its_own_host() -> None:
+    job = job_with({"learner": {"replicas": 2}})
+    site = cluster_site(job, Images(), attempt=3)
+    learner = manifests.learner_job(job, site, 3)
+    assert learner["metadata"]["name"] == "a-learner-3"
+    assert learner["metadata"]["labels"]["gvm.rlhflow.dev/attempt"] == "3"
+    template = learner["spec"]["template"]
+    assert template["metadata"]["labels"]["gvm.rlhflow.dev/attempt"] == "3"
+    assert "hostname" not in template["spec"], "an Indexed Job numbers the hosts"
+    variables = {e["name"]: e.get("value") for e in template["spec"]["containers"][0]["env"]}
+    assert variables[env.RENDEZVOUS_HOST] == variables[env.WEIGHTS_HOST] == "a-learner-3-0.a-learner.default.svc"
+
+
 def test_services_and_deployments_select_the_pods_of_their_role_only(job: GVMTrainingJob) -> None:
     children = children_of(job)
     pods = {role: c["spec"]["template"]["metadata"]["labels"] for role, c in workloads(children).items()}
     assert sorted(pods) == ["allocator", "learner", "rollout"]
     for child in children:
-        selector = child.get("spec", {}).get("selector")
+        selector = child.get("spec", {}).get("selector") or child.get("spec", {}).get("podSelector")
         if selector is None:
             continue
         wanted = selector.get("matchLabels", selector)
@@ -130,8 +211,10 @@ def test_the_learner_finds_every_variable_that_it_reads(job: GVMTrainingJob, mon
     assert settings.weights_port == learner_ports["weights"]
     assert env.require_port(env.RENDEZVOUS_PORT) == learner_ports["rendezvous"]
     # The host of rank 0: the Job's pods are named NAME-INDEX under the subdomain.
-    assert env.require(env.RENDEZVOUS_HOST) == f"{name}-learner-0.{name}-learner.{namespace}.svc"
-    assert workloads(children)["learner"]["spec"]["template"]["spec"]["subdomain"] == f"{name}-learner"
+    assert env.require(env.RENDEZVOUS_HOST) == f"{name}-learner-0-0.{name}-learner.{namespace}.svc"
+    learner = workloads(children)["learner"]
+    assert learner["metadata"]["name"] == f"{name}-learner-0"
+    assert learner["spec"]["template"]["spec"]["subdomain"] == f"{name}-learner"
     mounts = {m["mountPath"] for m in container["volumeMounts"]}
     assert {str(settings.run_dir.parent), str(settings.job_file.parent)} <= mounts
     assert settings.run_dir.name == job.metadata.name, "jobs may share a volume"
@@ -200,7 +283,7 @@ def test_the_rich_job_s_wishes_reach_its_pods() -> None:
     assert len(values) == len(vllm["env"])
     assert values["NCCL_DEBUG"] == "INFO"
     mounts = {m["mountPath"]: m["name"] for m in vllm["volumeMounts"]}
-    assert mounts == {"/gvm/run": "run", "/gvm/job": "job", "/cache": "cache", "/models": "run"}
+    assert mounts == {"/tmp": "tmp", "/dev/shm": "shm", "/cache": "cache", "/models": "run"}
     assert sidecar == {"name": "sidecar", "image": "registry.example/logs:1"}
     assert pods["terminationGracePeriodSeconds"] == 60
     assert pods["volumes"][0] == {"name": "run", "persistentVolumeClaim": {"claimName": "shared-runs"}}
@@ -216,7 +299,11 @@ def test_the_rich_job_s_wishes_reach_its_pods() -> None:
     assert "--no-enable-log-requests" not in command
     learner = children["learner"]["spec"]
     assert (learner["completions"], learner["parallelism"], learner["backoffLimit"]) == (2, 2, 0)
-    assert learner["template"]["spec"]["containers"][0]["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    assert learner["template"]["spec"]["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+    }
     shm = next(v for v in learner["template"]["spec"]["volumes"] if v["name"] == "shm")
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Gi"}
 

@@ -154,7 +154,7 @@ def test_the_status_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert run_directory.read_status(tmp_path) == JobStatus()
     status = JobStatus(
         phase="Running",
-        rollout=RoleStatus(desired=2, ready=1),
+        rollout=RoleStatus.of(desired=2, ready=1, failed=0),
         iteration=3,
         accuracy=0.5,
         start_time="2026-01-01T00:00:00Z",
@@ -164,7 +164,7 @@ def test_the_status_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
     content = json.loads((tmp_path / "status.json").read_text())
     assert content["startTime"] == "2026-01-01T00:00:00Z"
-    assert content["rollout"] == {"desired": 2, "ready": 1, "failed": 0}
+    assert content["rollout"] == {"desired": 2, "ready": 1, "failed": 0, "summary": "1/2"}
 
 
 def test_a_line_of_metrics_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:

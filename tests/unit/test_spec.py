@@ -49,6 +49,8 @@ def test_a_minimal_job_takes_the_documented_defaults() -> None:
     assert spec.learner.micro_batch_tokens >= 1024 + 3072
     assert spec.run_policy.backoff_limit == 3
     assert spec.storage.access_modes == ("ReadWriteMany",)
+    assert spec.storage.claim_retention_policy == "Delete"
+    assert (spec.rollout.max_unavailable, spec.rollout.image_pull_secrets) == (None, ())
     assert validate_job(MINIMAL).metadata.namespace == "default"
 
 
@@ -131,9 +133,36 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     ("spec/rollout/env", [{"value": "x"}], "spec.rollout.env", ("entry 0 has no name", "write - name")),
     ("spec/rollout/env", [{"name": "A", "value": 1}], "spec.rollout.env", ("A has the value 1", "in quotes")),
     ("spec/learner/env", [{"name": "GVM_RUN_DIR", "value": "/x"}], "spec.learner.env", ("GVM_RUN_DIR", "remove it")),
+    ("spec/learner/env", [{"name": "A"}, {"name": "B"}, {"name": "A"}], "spec.learner.env", ("'A' stands twice",)),
+    ("spec/learner/env", [{"name": f"A{i}"} for i in range(257)], "spec.learner.env", ("at most 256 items",)),
+    ("spec/learner/imagePullSecrets", ["hub"], "spec.learner.imagePullSecrets[0]", ("'hub'", "object|dictionary")),
+    ("spec/learner/imagePullSecrets", [{}], "spec.learner.imagePullSecrets", ("entry 0", "write - name: SECRET")),
+    (
+        "spec/learner/imagePullSecrets",
+        [{"name": "hub", "namespace": "x"}],
+        "spec.learner.imagePullSecrets",
+        ("entry 0 is no reference", "write - name: SECRET"),
+    ),
+    (
+        "spec/learner/imagePullSecrets",
+        [{"name": "hub"}, {"name": "hub"}],
+        "spec.learner.imagePullSecrets",
+        ("'hub' stands twice", "remove one"),
+    ),
+    ("spec/rollout/maxUnavailable", -1, "spec.rollout.maxUnavailable", ("-1", "greater than or equal to 0")),
+    ("spec/rollout/maxUnavailable", "50%", "spec.rollout.maxUnavailable", ("'50%'", "integer")),
+    ("spec/rollout/nodeSelector", {"gpu": "h" * 64}, "spec.rollout.nodeSelector.gpu", ("at most 63",)),
     ("spec/learner/volumes", [{"name": "run"}], "spec.learner.volumes", ("'run' is taken", "another")),
+    ("spec/learner/volumes", [{"name": "tmp"}], "spec.learner.volumes", ("'tmp' is taken", "another")),
+    ("spec/learner/volumes", [{"name": "a"}, {"name": "a"}], "spec.learner.volumes", ("'a' is taken", "another")),
     ("spec/learner/volumes", [{"emptyDir": {}}], "spec.learner.volumes", ("entry 0 has no name",)),
     ("spec/learner/volumeMounts", [{"name": "x"}], "spec.learner.volumeMounts", ("entry 0", "mountPath: /PATH")),
+    (
+        "spec/learner/volumeMounts",
+        [{"name": "x", "mountPath": "/a"}, {"name": "y", "mountPath": "/a"}],
+        "spec.learner.volumeMounts",
+        ("'/a' stands twice", "remove one"),
+    ),
     ("spec/learner/podTemplate", {"containers": []}, "spec.learner.podTemplate", ("'containers'", "spec: {...}")),
     (
         "spec/learner/podTemplate",
@@ -142,6 +171,8 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
         ("spec.containers: an entry has no name", "e.g. learner"),
     ),
     ("spec/learner/resources/limits", {"cpu": 0.5}, "spec.learner.resources.limits", ("cpu 0.5", "write e.g. 500m")),
+    ("spec/learner/resources/limits", {"cpu": -1}, "spec.learner.resources.limits", ("cpu -1 is no quantity",)),
+    ("spec/learner/resources/limits", {"cpu": "1" * 33}, "spec.learner.resources.limits", ("is no quantity",)),
     (
         "spec/learner/resources/limits",
         {"memory": "16 GB"},
@@ -187,6 +218,17 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
         "spec.storage.existingClaim",
         ("'data' and volume exclude one another", "remove one"),
     ),
+    ("spec/storage/volume", {"emptyDir": {}, "nfs": {}}, "spec.storage.volume", ("at most 1 item",)),
+    ("spec/storage/volume", {"hostPath": "/x"}, "spec.storage.volume.hostPath", ("'/x'", "object|dictionary")),
+    (
+        "spec/storage/claimRetentionPolicy",
+        "Keep",
+        "spec.storage.claimRetentionPolicy",
+        ("'Keep'", "'Delete' or 'Retain'"),
+    ),
+    ("spec/model/path", "m" * 4097, "spec.model.path", ("at most 4096 characters",)),
+    ("spec/model/chatTemplate", "x" * 65537, "spec.model.chatTemplate", ("at most 65536 characters",)),
+    ("spec/runPolicy/backoffLimit", 1001, "spec.runPolicy.backoffLimit", ("1001", "less than or equal to 1000")),
     ("spec/runPolicy/backoffLimit", -1, "spec.runPolicy.backoffLimit", ("-1", "greater than or equal to 0")),
     ("spec/runPolicy/cleanupPolicy", "all", "spec.runPolicy.cleanupPolicy", ("'all'", "'Running', 'All' or 'None'")),
 ]
@@ -201,6 +243,24 @@ def test_a_bad_value_is_one_line_that_names_path_value_and_fix(
     assert problems[0].startswith(f"{path}: "), problems[0]
     for part in parts:
         assert any(alternative in problems[0] for alternative in part.split("|")), (part, problems[0])
+
+
+ONLY_A_PROGRAM_CAN_TELL = [
+    # Neither a schema nor a rule knows regular expressions, the keys of an object of mixed values, or infinity.
+    ("spec/reward", {"type": "regex", "pattern": "("}),
+    ("spec/reward", {"type": "exact", "pattern": "#.*"}),
+    ("spec/allocation/alpha", float("inf")),
+    ("spec/rollout/engineArgs", {"port": 1}),
+    ("spec/rollout/engineArgs", {"max_num_seqs": 1}),
+    ("spec/rollout/engineArgs", {"hf-overrides": [1]}),
+    ("spec/learner/podTemplate", {"containers": []}),
+]
+
+
+def test_a_bad_value_is_refused_at_admission_too_where_the_crd_can_say_it(api_server: Any) -> None:
+    of_the_spec = [(where, value) for where, value, _, _ in BAD_VALUES if where not in ("apiVersion", "kind")]
+    admitted = [(where, value) for where, value in of_the_spec if not api_server.admit(job_with((where, value)))]
+    assert admitted == ONLY_A_PROGRAM_CAN_TELL
 
 
 UNKNOWN_KEYS = [

@@ -6,32 +6,45 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gvm_api.base import SpecPart
-from gvm_api.spec.training import Positive
+from gvm_api.spec.training import Name, Positive
 
 KubernetesObject = dict[str, Any]
 """A fragment of the Kubernetes API, passed on as it is."""
 
-_QUANTITY = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+|[KMGTPE]i|[numkMGTPE])?")
-_OUR_VOLUMES = ("run", "job", "shm")
+OUR_VOLUMES = ("run", "job", "shm", "tmp")
+"""Names of volumes that the operator gives to pods."""
+
+OUR_VARIABLES = "GVM_"
+"""Prefix of the environment variables that the operator sets."""
+
+_QUANTITY = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+|[KMGTPE]i|[numkMGTPE])?"
+_LONGEST_QUANTITY = 32
 
 
 def _quantity(value: Any) -> Any:
-    if isinstance(value, bool) or not (isinstance(value, int | str) and _QUANTITY.fullmatch(str(value))):
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if len(text) > _LONGEST_QUANTITY or not re.fullmatch(_QUANTITY, text):
         raise ValueError(f"{value!r} is no quantity; write e.g. 500m, 4 or 16Gi")
     return value
 
 
-Quantity = Annotated[str, AfterValidator(_quantity)]
+# For the schema alone: `_quantity` says the same, with a fix.
+_AMOUNT = Field(json_schema_extra={"pattern": f"^{_QUANTITY}$", "maxLength": _LONGEST_QUANTITY})
+Quantity = Annotated[str, AfterValidator(_quantity), _AMOUNT]
 """An amount as Kubernetes writes it, e.g. 500m, 4 or 16Gi."""
+
+_Whole = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+Quantities = Annotated[dict[str, Annotated[str, _AMOUNT] | _Whole], Field(max_length=32)]
+"""Amounts of resources by their names."""
 
 
 class ResourcesSpec(SpecPart):
     """Compute resources of a role's main container, as in Kubernetes."""
 
-    requests: dict[str, str | int] = Field(default={})
+    requests: Quantities = Field(default={})
     """What the scheduler reserves, e.g. {cpu: 4, memory: 16Gi}."""
 
-    limits: dict[str, str | int] = Field(default={})
+    limits: Quantities = Field(default={})
     """What the container may use, e.g. {nvidia.com/gpu: 1}."""
 
     @field_validator("requests", "limits", mode="before")
@@ -64,47 +77,67 @@ def _gpus(resources: dict[str, str | int]) -> dict[str, str | int]:
     return {name: value for name, value in resources.items() if name.endswith(".com/gpu")}
 
 
+def _text(entry: KubernetesObject, key: str) -> str:
+    """What an entry says at a key; empty where it says nothing, or no text."""
+    value = entry.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _refuse_twice(entries: tuple[KubernetesObject, ...], key: str) -> None:
+    values = [entry[key] for entry in entries]
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{key} {value!r} stands twice; remove one")
+
+
 class PodSpec(SpecPart):
     """What every role's pods can be given."""
 
-    image: str | None = None
+    image: Annotated[str, Field(max_length=1024)] | None = None
     """Container image; None takes the operator's default for the role."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the kubelet pulls; None leaves it to Kubernetes."""
 
+    image_pull_secrets: Annotated[tuple[KubernetesObject, ...], Field(max_length=16)] = ()
+    """Secrets with which images are pulled (name), as in Kubernetes. The operator's own come besides."""
+
     resources: ResourcesSpec = ResourcesSpec()
     """Requests and limits of the main container."""
 
-    env: tuple[KubernetesObject, ...] = ()
+    env: Annotated[tuple[KubernetesObject, ...], Field(max_length=256)] = ()
     """Environment variables (name, value or valueFrom)."""
 
-    env_from: tuple[KubernetesObject, ...] = ()
+    env_from: Annotated[tuple[KubernetesObject, ...], Field(max_length=64)] = ()
     """Secrets or ConfigMaps whose keys become environment variables, e.g. a hub token."""
 
-    node_selector: dict[str, str] = Field(default={})
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(default={}, max_length=64)
     """Labels that a node must have."""
 
-    tolerations: tuple[KubernetesObject, ...] = ()
+    tolerations: Annotated[tuple[KubernetesObject, ...], Field(max_length=64)] = ()
     """Taints that the pods tolerate, e.g. those of spot or GPU nodes."""
 
     affinity: KubernetesObject = Field(default={})
     """Affinity rules."""
 
-    volumes: tuple[KubernetesObject, ...] = ()
+    volumes: Annotated[tuple[KubernetesObject, ...], Field(max_length=64)] = ()
     """Further volumes of the pod."""
 
-    volume_mounts: tuple[KubernetesObject, ...] = ()
+    volume_mounts: Annotated[tuple[KubernetesObject, ...], Field(max_length=64)] = ()
     """Where the main container mounts them."""
 
     security_context: KubernetesObject = Field(default={})
     """Pod security context, merged over the restricted default."""
 
-    priority_class_name: str | None = None
+    priority_class_name: Name | None = None
     """Priority of the pods."""
 
-    scheduler_name: str | None = None
+    scheduler_name: Name | None = None
     """Scheduler of the pods; None takes the cluster's default."""
+
+    max_unavailable: Annotated[int, Field(ge=0)] | None = None
+    """Pods that a voluntary disruption such as a node drain may take down at once; None makes no
+    PodDisruptionBudget."""
 
     pod_template: KubernetesObject = Field(default={})
     """Anything else: a pod template that is merged last (strategic by name for containers)."""
@@ -113,23 +146,33 @@ class PodSpec(SpecPart):
     @classmethod
     def _has_names(cls, env: tuple[KubernetesObject, ...]) -> tuple[KubernetesObject, ...]:
         for index, entry in enumerate(env):
-            name = entry.get("name")
-            if not isinstance(name, str) or not name:
+            name = _text(entry, "name")
+            if not name:
                 raise ValueError(f"entry {index} has no name; write - name: NAME, value: VALUE")
-            if name.startswith("GVM_"):
+            if name.startswith(OUR_VARIABLES):
                 raise ValueError(f"{name} is set by the operator; remove it")
             if not isinstance(entry.get("value", ""), str):
                 raise ValueError(f"{name} has the value {entry['value']!r}, which is no string; write it in quotes")
+        _refuse_twice(env, "name")
         return env
+
+    @field_validator("image_pull_secrets")
+    @classmethod
+    def _are_references(cls, secrets: tuple[KubernetesObject, ...]) -> tuple[KubernetesObject, ...]:
+        for index, secret in enumerate(secrets):
+            if set(secret) != {"name"} or not _text(secret, "name"):
+                raise ValueError(f"entry {index} is no reference to a Secret; write - name: SECRET")
+        _refuse_twice(secrets, "name")
+        return secrets
 
     @field_validator("volumes")
     @classmethod
     def _are_further(cls, volumes: tuple[KubernetesObject, ...]) -> tuple[KubernetesObject, ...]:
-        names = [volume.get("name") for volume in volumes]
+        names = [_text(volume, "name") for volume in volumes]
         for index, name in enumerate(names):
-            if not isinstance(name, str) or not name:
+            if not name:
                 raise ValueError(f"entry {index} has no name; write - name: NAME and a volume source")
-            if name in _OUR_VOLUMES or names.count(name) > 1:
+            if name in OUR_VOLUMES or names.count(name) > 1:
                 raise ValueError(f"name {name!r} is taken; give the volume another")
         return volumes
 
@@ -137,8 +180,9 @@ class PodSpec(SpecPart):
     @classmethod
     def _are_complete(cls, mounts: tuple[KubernetesObject, ...]) -> tuple[KubernetesObject, ...]:
         for index, mount in enumerate(mounts):
-            if not isinstance(mount.get("name"), str) or not isinstance(mount.get("mountPath"), str):
+            if not _text(mount, "name") or not _text(mount, "mountPath"):
                 raise ValueError(f"entry {index} is incomplete; write - name: VOLUME, mountPath: /PATH")
+        _refuse_twice(mounts, "mountPath")
         return mounts
 
     @field_validator("pod_template")
@@ -177,7 +221,10 @@ class RolloutSpec(PodSpec):
     request_retries: Annotated[int, Field(ge=0)] = 3
     """How often a request is sent again after a server took it and failed."""
 
-    engine_args: dict[str, str | int | float | bool] = Field(default={})
+    shared_memory: Quantity = "8Gi"
+    """Size of /dev/shm of a server that splits the model over several GPUs (NCCL uses it)."""
+
+    engine_args: dict[str, str | int | float | bool] = Field(default={}, max_length=128)
     """Further vLLM engine arguments by their command-line name, e.g. {max-num-seqs: 256}."""
 
     @model_validator(mode="after")
@@ -277,21 +324,25 @@ class WeightSyncSpec(SpecPart):
 class StorageSpec(SpecPart):
     """The run directory: checkpoints, samples, plans, metrics, the allocator's database."""
 
-    existing_claim: str | None = None
+    existing_claim: Name | None = None
     """A PersistentVolumeClaim to use; None makes one for the job."""
 
     size: Quantity = "100Gi"
     """Size of the claim that is made."""
 
-    storage_class_name: str | None = None
+    storage_class_name: Name | None = None
     """Storage class of the claim that is made; None takes the cluster's default."""
 
     access_modes: tuple[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"], ...] = Field(
-        default=("ReadWriteMany",), min_length=1
+        default=("ReadWriteMany",), min_length=1, max_length=3
     )
     """ReadWriteMany unless all pods share a node."""
 
-    volume: KubernetesObject = Field(default={})
+    claim_retention_policy: Literal["Delete", "Retain"] = "Delete"
+    """What becomes of the claim that was made when the job is deleted, as StatefulSets say it. Retain keeps the
+    checkpoints, and leaves the claim for you to delete."""
+
+    volume: dict[str, KubernetesObject] = Field(default={}, max_length=1)
     """A volume source in place of a claim, e.g. {hostPath: {path: /data}}."""
 
     checkpoint_every_iterations: Positive = 5
@@ -319,8 +370,8 @@ class RunPolicySpec(SpecPart):
     suspend: bool = False
     """True frees all pods; False resumes from the last checkpoint."""
 
-    backoff_limit: Annotated[int, Field(ge=0)] = 3
-    """Restarts of the learner gang before the job fails."""
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Restarts of the learner gang before the job fails. 1000 at most: the attempt's number is part of names."""
 
     active_deadline_seconds: Positive | None = None
     """Longest run; None sets no limit."""

@@ -10,14 +10,24 @@ from gvm_api.base import SpecPart
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
+# Bounds where one is natural: with them the API server can tell beforehand what a validation rule may cost.
+Name = Annotated[str, Field(max_length=253)]
+"""A name in Kubernetes, on a hub or in a data set."""
+
+Location = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path or a hub id."""
+
+Template = Annotated[str, Field(max_length=65536)]
+"""A text that may be long."""
+
 
 class ModelSpec(SpecPart):
     """The policy that is trained."""
 
-    path: str = Field(min_length=1)
+    path: Location
     """Hugging Face hub id, or a folder that the servers and the learner both see."""
 
-    revision: str | None = None
+    revision: Name | None = None
     """Branch, tag or commit of a hub model; None takes the default branch."""
 
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
@@ -26,29 +36,29 @@ class ModelSpec(SpecPart):
     trust_remote_code: bool = False
     """Run the model repository's own Python code. False, since that code is not reviewed."""
 
-    chat_template: str | None = None
+    chat_template: Template | None = None
     """A Jinja chat template that replaces the tokenizer's; None keeps the tokenizer's own."""
 
 
 class DataSpec(SpecPart):
     """Where prompts and their answers come from. One row is one prompt."""
 
-    path: str = Field(min_length=1)
+    path: Location
     """A .jsonl, .json, .parquet or .csv file, a folder, or a Hugging Face data set's hub id."""
 
-    config: str | None = None
+    config: Name | None = None
     """Configuration name of a hub data set (`load_dataset(path, name=...)`)."""
 
-    split: str = "train"
+    split: Name = "train"
     """Split of a hub data set. Files have the one split `train`."""
 
-    prompt_field: str = "prompt"
+    prompt_field: Name = "prompt"
     """Column that holds the question: text, or a list of chat messages."""
 
-    answer_field: str = "answer"
+    answer_field: Name = "answer"
     """Column that holds the verifiable answer."""
 
-    id_field: str | None = None
+    id_field: Name | None = None
     """Column that holds a unique id; None numbers the rows."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -58,10 +68,10 @@ class DataSpec(SpecPart):
 class DatasetSpec(DataSpec):
     """The training prompts, and how a row becomes a prompt of token ids."""
 
-    system_prompt: str | None = None
+    system_prompt: Template | None = None
     """System message before the question; None sends none."""
 
-    prompt_template: str = "{prompt}"
+    prompt_template: Template = "{prompt}"
     """User message; `{prompt}` stands for the row's question, `{column}` for any other column."""
 
     use_chat_template: bool = True
@@ -90,7 +100,7 @@ class RewardSpec(SpecPart):
     pattern: str | None = None
     """exact: group 1 is the final answer (last match). regex: accepted where found; {answer} is substituted."""
 
-    function: str | None = None
+    function: Name | None = None
     """python: `package.module:function`, called as function(completion, answer) → float or bool."""
 
     accept_threshold: float = 1.0
@@ -300,7 +310,7 @@ class EvaluationSpec(SpecPart):
     every_iterations: Positive = 5
     """Iterations between evaluations."""
 
-    datasets: tuple[EvaluationDataset, ...] = ()
+    datasets: Annotated[tuple[EvaluationDataset, ...], Field(max_length=32)] = ()
     """Held-out sets. The first one's accuracy is the job's `accuracy` and chooses the best checkpoint."""
 
     @field_validator("datasets")

@@ -1,0 +1,217 @@
+"""The job's status: phases, conditions, counts and the learner's figures, from what is observed. Pure."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from gvm_api import names
+from gvm_api.spec import GVMTrainingJob
+from gvm_api.status import TERMINAL, JobStatus, Phase, RoleStatus
+from gvm_api.wire import Progress
+from gvm_operator import conditions
+from gvm_operator.acceptance import Acceptance
+from gvm_operator.actions import Refusal
+from gvm_operator.conditions import Verdict
+from gvm_operator.gang import Gang
+from gvm_operator.observed import (
+    Manifest,
+    Observed,
+    checkpoint_folder,
+    is_active,
+    is_placed,
+    is_ready,
+    phase_of,
+    stamp,
+)
+from gvm_operator.reasons import trouble, uncreated
+
+_FIGURES = (
+    "iteration",
+    "step",
+    "accuracy",
+    "accept_rate",
+    "samples_per_second",
+    "variance_reduction",
+)
+
+
+def refused(observed: Observed, status: JobStatus, acceptance: Acceptance, now: datetime) -> JobStatus:
+    """A job that cannot be run at all."""
+    return _with(observed, status, [_accepted(acceptance)], now, phase="Pending", message=acceptance.message)
+
+
+def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner: Gang, now: datetime) -> JobStatus:
+    """A job that runs, or is on its way there."""
+    job = acceptance.job
+    assert job is not None
+    roles = _roles(observed, job, learner.attempt)
+    verdicts = [
+        _accepted(acceptance),
+        _servers(observed, conditions.ROLLOUT_READY, names.ROLLOUT, roles[names.ROLLOUT]),
+        _servers(observed, conditions.ALLOCATOR_READY, names.ALLOCATOR, roles[names.ALLOCATOR]),
+        _learner(observed, learner, roles),
+        *_resumed(status),
+    ]
+    is_running = verdicts[3].status
+    placed = any(is_placed(pod) for pod in observed.pods if is_active(pod))
+    phase: Phase = "Running" if is_running else "Starting" if placed else "Pending"
+    worries = [verdict.type for verdict in verdicts if verdict.is_trouble]
+    reported = _with(
+        observed,
+        status,
+        verdicts,
+        now,
+        phase=phase,
+        start_time=status.start_time or stamp(now),
+        restarts=learner.attempt,
+        max_iterations=job.spec.algorithm.max_iterations,
+        checkpoints=checkpoint_folder(job.metadata.name, job.spec.storage.model_dump(mode="json")),
+        **roles,
+        **_figures(observed.progress),
+    )
+    foremost = conditions.find(reported.conditions, worries[0] if worries else conditions.LEARNER_RUNNING)
+    return reported.model_copy(update={"message": foremost.message if foremost else ""})
+
+
+def suspended(observed: Observed, status: JobStatus, acceptance: Acceptance, learner: Gang, now: datetime) -> JobStatus:
+    """A job that is told to pause: Suspended once the last of its pods is gone."""
+    num_left = sum(is_active(pod) for pod in observed.pods)
+    reason, message = (
+        ("Suspending", f"{num_left} pods are stopping") if num_left else ("Suspended", "all pods are gone")
+    )
+    verdicts = [
+        _accepted(acceptance),
+        *_not_running("Suspended"),
+        Verdict(type=conditions.SUSPENDED, status=not num_left, reason=reason, message=message),
+    ]
+    phase: Phase = status.phase if num_left else "Suspended"
+    roles = _none_desired(observed)
+    return _with(observed, status, verdicts, now, phase=phase, restarts=learner.attempt, message=message, **roles)
+
+
+def ended(observed: Observed, status: JobStatus, reason: str, message: str, now: datetime) -> JobStatus:
+    """A job whose run is over; `reason` is Complete, or why it failed."""
+    is_complete = reason == "Complete"
+    end = Verdict(
+        type=conditions.COMPLETE if is_complete else conditions.FAILED, status=True, reason=reason, message=message
+    )
+    return _with(
+        observed,
+        status,
+        [*_not_running("Finished"), end],
+        now,
+        phase="Succeeded" if is_complete else "Failed",
+        completion_time=stamp(now),
+        message=message,
+        **_figures(observed.progress),
+    )
+
+
+def counted(observed: Observed, status: JobStatus, now: datetime) -> JobStatus:
+    """A finished job, its pods counted anew as they go."""
+    return _with(observed, status, [], now, **_none_desired(observed))
+
+
+def with_refusals(status: JobStatus, refusals: Sequence[Refusal], now: datetime, generation: int | None) -> JobStatus:
+    """The status after the API server did not allow some actions: the user must hear of it."""
+    if not refusals or status.phase in TERMINAL:
+        return status
+    message = refusals[0].message
+    verdict = Verdict(type=conditions.ACCEPTED, status=False, reason="Refused", message=message)
+    updated = conditions.updated(status.conditions, [verdict], now=now, generation=generation)
+    return status.model_copy(update={"conditions": updated, "message": message})
+
+
+def _with(
+    observed: Observed, status: JobStatus, verdicts: Sequence[Verdict], now: datetime, **changes: Any
+) -> JobStatus:
+    generation = observed.job["metadata"].get("generation")
+    updated = conditions.updated(status.conditions, verdicts, now=now, generation=generation)
+    return status.model_copy(update={"conditions": updated, "observed_generation": generation, **changes})
+
+
+def _accepted(acceptance: Acceptance) -> Verdict:
+    return Verdict(
+        type=conditions.ACCEPTED,
+        status=acceptance.reason == "Accepted",
+        reason=acceptance.reason,
+        message=acceptance.message,
+        is_trouble=acceptance.reason != "Accepted",
+    )
+
+
+def _servers(observed: Observed, condition: str, role: str, counts: RoleStatus) -> Verdict:
+    message = f"{counts.summary} pods are ready"
+    if counts.ready >= counts.desired:
+        return Verdict(type=condition, status=True, reason="Ready", message=message)
+    pods = [pod for pod in observed.pods_of(role) if not is_ready(pod)]
+    if found := trouble(pods) or uncreated(observed.of_role("Deployment", role)):
+        return Verdict(type=condition, status=False, reason=found.reason, message=found.message, is_trouble=True)
+    return Verdict(type=condition, status=False, reason="Starting", message=message)
+
+
+def _learner(observed: Observed, learner: Gang, roles: dict[str, RoleStatus]) -> Verdict:
+    def verdict(status: bool, reason: str, message: str, *, is_trouble: bool = False) -> Verdict:
+        return Verdict(
+            type=conditions.LEARNER_RUNNING, status=status, reason=reason, message=message, is_trouble=is_trouble
+        )
+
+    if learner.state == "complete":
+        return verdict(False, "Finished", "reading the last figures")
+    if learner.state == "wait":
+        return verdict(False, learner.reason, learner.message, is_trouble=learner.reason != "Stopping")
+    counts, pods = roles[names.LEARNER], observed.pods_of(names.LEARNER, attempt=learner.attempt)
+    if found := trouble(pods):
+        return verdict(False, found.reason, found.message, is_trouble=True)
+    if counts.ready < counts.desired:
+        return verdict(False, "Starting", f"{counts.summary} learner pods run")
+    progress = observed.progress
+    servers_ready = roles[names.ROLLOUT].ready > 0 and roles[names.ALLOCATOR].ready > 0
+    # Without a word from the learner, readiness all round is the best there is to go by.
+    if progress.phase == "Running" if progress is not None else servers_ready:
+        return verdict(True, "Running", _doing(progress))
+    return verdict(False, "Starting", (progress and progress.message) or "the learner waits for servers and allocator")
+
+
+def _doing(progress: Progress | None) -> str:
+    if progress is None:
+        return "the learner runs; its progress cannot be read from the allocator"
+    return f"iteration {progress.iteration} of {progress.max_iterations}"
+
+
+def _resumed(status: JobStatus) -> list[Verdict]:
+    if conditions.find(status.conditions, conditions.SUSPENDED) is None:
+        return []
+    return [Verdict(type=conditions.SUSPENDED, status=False, reason="Resumed", message="the job was resumed")]
+
+
+def _not_running(reason: str) -> list[Verdict]:
+    kinds = (conditions.ROLLOUT_READY, conditions.ALLOCATOR_READY, conditions.LEARNER_RUNNING)
+    return [Verdict(type=kind, status=False, reason=reason) for kind in kinds]
+
+
+def _roles(observed: Observed, job: GVMTrainingJob, attempt: int) -> dict[str, RoleStatus]:
+    desired = {names.ROLLOUT: job.spec.rollout.replicas, names.ALLOCATOR: 1, names.LEARNER: job.spec.learner.replicas}
+    pods = {role: observed.pods_of(role) for role in desired}
+    pods[names.LEARNER] = observed.pods_of(names.LEARNER, attempt=attempt)
+    return {role: _count(pods[role], desired[role]) for role in desired}
+
+
+def _none_desired(observed: Observed) -> dict[str, RoleStatus]:
+    return {role: _count(observed.pods_of(role), 0) for role in names.ROLES}
+
+
+def _count(pods: Sequence[Manifest], desired: int) -> RoleStatus:
+    failed = sum(phase_of(pod) == "Failed" for pod in pods)
+    return RoleStatus.of(desired=desired, ready=sum(map(is_ready, pods)), failed=failed)
+
+
+def _figures(progress: Progress | None) -> dict[str, Any]:
+    """The learner's figures, as far as JSON has room for them."""
+    if progress is None:
+        return {}
+    figures = {name: getattr(progress, name) for name in _FIGURES}
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in figures.items()
+    }
