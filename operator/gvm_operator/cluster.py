@@ -301,10 +301,12 @@ class Cluster:
 
 def _answer(code: int, content: bytes, verb: str, resource: str) -> Manifest:
     try:
-        answer: Manifest = json.loads(content)
-    except ValueError as error:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None  # e.g. the page of a proxy
+    if not isinstance(answer, dict):
         text = content[:200].decode(errors="replace")
-        raise ClusterError(code, "NotJson", f"{verb} {resource}: HTTP {code}: {text}") from error
+        raise ClusterError(code, "NotJson", f"{verb} {resource}: HTTP {code}: {text}")
     if code >= 400:
         raise ClusterError(code, answer.get("reason") or str(code), answer.get("message") or f"HTTP {code}")
     return answer

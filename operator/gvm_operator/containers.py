@@ -78,6 +78,8 @@ _LISTEN = {env.HOST: "0.0.0.0", env.PORT: str(PORT)}
 _CPU_SERVER = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's own default takes half of the machine's memory
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads would fight with the learner's for the same cores
+    # Also with --enforce-eager vLLM compiles the function that ranks logprobs, and dies where there is no C++ compiler.
+    "TORCH_COMPILE_DISABLE": "1",
 }
 
 

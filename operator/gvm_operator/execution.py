@@ -57,12 +57,20 @@ class Executor:
             case Create(manifest=manifest):
                 return self._create(manifest)
             case Patch(kind=kind, name=name, change=change):
-                return {**self._cluster.patch(kind, self._namespace, name, change), "kind": kind}
+                return self._patch(kind, name, change)
             case Delete(kind=kind, name=name, uid=uid):
                 self._cluster.delete(kind, self._namespace, name, uid=uid)
             case DeleteJob(uid=uid):
                 self._cluster.delete(KIND, self._namespace, self._job["metadata"]["name"], uid=uid)
         return None
+
+    def _patch(self, kind: str, name: str, change: Manifest) -> Manifest | None:
+        try:
+            return {**self._cluster.patch(kind, self._namespace, name, change), "kind": kind}
+        except ClusterError as error:
+            if error.code != 404:
+                raise
+            return None  # somebody has just deleted it: the watch will say so, and the next look makes it again
 
     def _create(self, manifest: Manifest) -> Manifest | None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]

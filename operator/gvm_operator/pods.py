@@ -102,11 +102,9 @@ def _volumes(job: GVMTrainingJob, role: str) -> tuple[list[Manifest], list[Manif
 
 
 def _shared_memory(job: GVMTrainingJob, role: str) -> str | None:
-    """Size of /dev/shm, through which NCCL passes data: a container's own has 64 MiB. None where that will do."""
-    if role == names.LEARNER:
-        return job.spec.learner.shared_memory
-    splits_the_model = role == names.ROLLOUT and job.spec.rollout.resources.num_gpus > 1
-    return job.spec.rollout.shared_memory if splits_the_model else None
+    """Size of /dev/shm, through which vLLM's processes and NCCL pass data: a container's own 64 MiB are too few."""
+    sizes = {names.LEARNER: job.spec.learner.shared_memory, names.ROLLOUT: job.spec.rollout.shared_memory}
+    return sizes.get(role)
 
 
 def _run_volume(job: GVMTrainingJob) -> Manifest:

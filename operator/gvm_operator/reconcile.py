@@ -95,8 +95,9 @@ def _live(
             wants_progress=True,
         )
     if learner.state in ("complete", "failed"):
-        reason, message = ("Complete", "") if learner.state == "complete" else (learner.reason, learner.message)
-        return _end(observed, status, job, reason, message, now)
+        if learner.state == "failed":
+            return _end(observed, status, job, learner.reason, learner.message, now)
+        return _end(observed, status, job, "Complete", report.result(observed, status), now)
     if (overdue := _overdue(job, status, now)) is not None:
         return _end(observed, status, job, *overdue, now)
     if job.spec.run_policy.suspend:

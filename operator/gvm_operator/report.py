@@ -50,7 +50,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
         _accepted(acceptance),
         _servers(observed, conditions.ROLLOUT_READY, names.ROLLOUT, roles[names.ROLLOUT]),
         _servers(observed, conditions.ALLOCATOR_READY, names.ALLOCATOR, roles[names.ALLOCATOR]),
-        _learner(observed, learner, roles),
+        _learner(observed, status, learner, roles),
         *_resumed(status),
     ]
     is_running = verdicts[3].status
@@ -108,6 +108,13 @@ def ended(observed: Observed, status: JobStatus, reason: str, message: str, now:
     )
 
 
+def result(observed: Observed, status: JobStatus) -> str:
+    """What came of a run that is complete, in one line."""
+    said = status.model_copy(update=_figures(observed.progress))
+    accuracy = "" if said.accuracy is None else f", accuracy {said.accuracy:.3f}"
+    return f"{said.iteration} iterations{accuracy}"
+
+
 def counted(observed: Observed, status: JobStatus, now: datetime) -> JobStatus:
     """A finished job, its pods counted anew as they go."""
     return _with(observed, status, [], now, **_none_desired(observed))
@@ -151,10 +158,10 @@ def _servers(observed: Observed, condition: str, role: str, counts: RoleStatus) 
     return Verdict(type=condition, status=False, reason="Starting", message=message)
 
 
-def _learner(observed: Observed, learner: Gang, roles: dict[str, RoleStatus]) -> Verdict:
-    def verdict(status: bool, reason: str, message: str, *, is_trouble: bool = False) -> Verdict:
+def _learner(observed: Observed, status: JobStatus, learner: Gang, roles: dict[str, RoleStatus]) -> Verdict:
+    def verdict(is_running: bool, reason: str, message: str, *, is_trouble: bool = False) -> Verdict:
         return Verdict(
-            type=conditions.LEARNER_RUNNING, status=status, reason=reason, message=message, is_trouble=is_trouble
+            type=conditions.LEARNER_RUNNING, status=is_running, reason=reason, message=message, is_trouble=is_trouble
         )
 
     if learner.state == "complete":
@@ -167,9 +174,11 @@ def _learner(observed: Observed, learner: Gang, roles: dict[str, RoleStatus]) ->
     if counts.ready < counts.desired:
         return verdict(False, "Starting", f"{counts.summary} learner pods run")
     progress = observed.progress
+    # A word that was said before a pause or a restart may still stand, or the allocator may not answer: a learner
+    # begins to run with its servers there, and then may lose some and go on.
     servers_ready = roles[names.ROLLOUT].ready > 0 and roles[names.ALLOCATOR].ready > 0
-    # Without a word from the learner, readiness all round is the best there is to go by.
-    if progress.phase == "Running" if progress is not None else servers_ready:
+    may_run = servers_ready or conditions.is_true(status.conditions, conditions.LEARNER_RUNNING)
+    if may_run and (progress is None or progress.phase == "Running"):
         return verdict(True, "Running", _doing(progress))
     return verdict(False, "Starting", (progress and progress.message) or "the learner waits for servers and allocator")
 
@@ -208,10 +217,8 @@ def _count(pods: Sequence[Manifest], desired: int) -> RoleStatus:
 
 
 def _figures(progress: Progress | None) -> dict[str, Any]:
-    """The learner's figures, as far as JSON has room for them."""
-    if progress is None:
+    """The learner's figures. One that starts anew knows none yet: what it said before stands until it does."""
+    if progress is None or progress.phase == "Starting":
         return {}
     figures = {name: getattr(progress, name) for name in _FIGURES}
-    return {
-        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in figures.items()
-    }
+    return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}

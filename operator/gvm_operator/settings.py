@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -51,10 +52,10 @@ class Settings(Contract):
     monitoring_namespace: str = ""
     """Namespace whose pods may scrape jobs' metrics; empty lets none in."""
 
-    resync_seconds: float = Field(default=60.0, gt=0)
+    resync_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Time between full listings, which find what a broken watch missed."""
 
-    progress_seconds: float = Field(default=10.0, gt=0)
+    progress_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Time between two looks at a running job's progress."""
 
     workers: int = Field(default=8, ge=1, le=64)
@@ -76,9 +77,12 @@ class Settings(Contract):
     @classmethod
     def _is_a_pattern(cls, url: str) -> str:
         try:
-            url.format(name="name", namespace="namespace")
-        except (LookupError, ValueError) as error:
+            example = urlsplit(url.format(name="name", namespace="namespace"))
+            is_url = example.scheme in ("http", "https") and bool(example.hostname) and example.port != 0
+        except (LookupError, ValueError, AttributeError) as error:
             raise ValueError(f"{url!r} is no pattern ({error}); write {{name}} and {{namespace}} only") from error
+        if not is_url:
+            raise ValueError(f"{url!r} is no URL; write http://, a host, and a port where it is not 80")
         return url
 
     @property

@@ -90,7 +90,7 @@ RIGHTS = {
     ("", "persistentvolumeclaims"): "get list watch create delete",
     ("", "secrets"): "create delete",
     ("", "pods"): "get list watch",
-    ("", "events"): "create patch",
+    ("", "events"): "create get patch",
     ("apps", "deployments"): "get list watch create patch delete",
     ("batch", "jobs"): "get list watch create delete",
     ("networking.k8s.io", "networkpolicies"): "get list watch create delete",

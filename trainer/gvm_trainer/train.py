@@ -200,6 +200,7 @@ class TrainingLoop:
         self.iteration, self.elapsed_before = state.iteration, state.elapsed_seconds
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
         self.best_accuracy, self.best_iteration = state.best_accuracy, state.best_iteration
+        self._show(state.metrics_line)
         await self._sync_weights(self._probes())
 
     async def _begin(self) -> None:
@@ -450,13 +451,18 @@ class TrainingLoop:
         """Move the run's totals and what the terminal sees on by one iteration."""
         self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
         self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
+        reduction = 1 - predicted.plan / predicted.uniform if predicted.uniform else None
+        self._show(line, variance_reduction=reduction)
+
+    def _show(self, line: Mapping[str, Any], **figures: float | None) -> None:
+        """Tell of the last iteration that is done, by its line of metrics."""
         self.progress = self.progress.model_copy(
             update={
                 "iteration": self.iteration,
                 "step": self.engine.num_updates,
-                "accept_rate": line["accept_rate"],
-                "samples_per_second": line["samples_per_second"],
-                "variance_reduction": 1 - predicted.plan / predicted.uniform if predicted.uniform else None,
+                "accept_rate": line.get("accept_rate"),
+                "samples_per_second": line.get("samples_per_second"),
+                **figures,
             }
         )
 

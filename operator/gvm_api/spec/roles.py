@@ -222,7 +222,7 @@ class RolloutSpec(PodSpec):
     """How often a request is sent again after a server took it and failed."""
 
     shared_memory: Quantity = "8Gi"
-    """Size of /dev/shm of a server that splits the model over several GPUs (NCCL uses it)."""
+    """Size of /dev/shm (vLLM's processes and NCCL talk through it)."""
 
     engine_args: dict[str, str | int | float | bool] = Field(default={}, max_length=128)
     """Further vLLM engine arguments by their command-line name, e.g. {max-num-seqs: 256}."""
