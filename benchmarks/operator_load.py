@@ -142,6 +142,18 @@ def create(cluster: Cluster, name: str, num_jobs: int) -> float:
     return time.perf_counter() - begun
 
 
+def settle(operator: Running) -> int:
+    """Wait until the cluster's own controllers are done and nothing happens any more; returns the requests so far."""
+    end, before = time.monotonic() + _LIMIT_SECONDS, -1
+    while time.monotonic() < end:
+        now = operator.requests()
+        if now - before <= len(CHILD_KINDS) + 1:  # a full listing may fall in between
+            return now
+        before = now
+        time.sleep(15)
+    raise RuntimeError(f"the operator's requests do not settle in {_LIMIT_SECONDS:g} s")
+
+
 def ours(num_jobs: int, *, rest_seconds: float) -> dict[str, float]:
     """One round with an operator."""
     with namespace() as name, tempfile.TemporaryDirectory() as folder:
@@ -151,8 +163,7 @@ def ours(num_jobs: int, *, rest_seconds: float) -> dict[str, float]:
             cluster = Cluster(connect(), namespaces=[name])
             before = operator.requests()
             seconds = create(cluster, name, num_jobs)
-            time.sleep(5)
-            settled = operator.requests()
+            settled = settle(operator)
             if rest_seconds:
                 time.sleep(rest_seconds)
             at_rest = (operator.requests() - settled) * 60 / rest_seconds if rest_seconds else float("nan")

@@ -238,7 +238,7 @@ class Controller:
             logger.warning("%s/%s: %s", *key, refusal.message)
         if not is_over:
             generation = job["metadata"].get("generation")
-            status = report.with_refusals(decision.status, done.refusals, _now(), generation)
+            status = report.with_refusals(read_status(job), decision.status, done.refusals, _now(), generation)
             await self._write_status(key, job, status)
         return bool(done.refusals)
 

@@ -101,7 +101,7 @@ def _live(
     if (overdue := _overdue(job, status, now)) is not None:
         return _end(observed, status, job, *overdue, now)
     if job.spec.run_policy.suspend:
-        return _suspend(observed, status, acceptance, learner, now)
+        return _suspend(observed, status, acceptance, now)
     running = report.live(observed, status, acceptance, learner, now)
     return Decision(
         actions=tuple(_missing(observed, job, learner, operator, token)),
@@ -166,12 +166,12 @@ def _change(child: Manifest, wanted: Manifest) -> Manifest:
     return {}
 
 
-def _suspend(observed: Observed, status: JobStatus, acceptance: Acceptance, learner: Gang, now: datetime) -> Decision:
+def _suspend(observed: Observed, status: JobStatus, acceptance: Acceptance, now: datetime) -> Decision:
     actions = _deletions(observed.of_kind("Deployment", "PodDisruptionBudget") + _unfinished_jobs(observed))
     is_settling = bool(actions) or any(is_active(pod) for pod in observed.pods)
     return Decision(
         actions=tuple(actions),
-        status=report.suspended(observed, status, acceptance, learner, now),
+        status=report.suspended(observed, status, acceptance, now),
         look_again_at=now + _SETTLE if is_settling else None,
     )
 

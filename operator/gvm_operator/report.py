@@ -53,7 +53,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
         _learner(observed, status, learner, roles),
         *_resumed(status),
     ]
-    is_running = verdicts[3].status
+    is_running = verdicts[3].status or learner.state == "complete"  # its last word is being read
     placed = any(is_placed(pod) for pod in observed.pods if is_active(pod))
     phase: Phase = "Running" if is_running else "Starting" if placed else "Pending"
     worries = [verdict.type for verdict in verdicts if verdict.is_trouble]
@@ -74,7 +74,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
     return reported.model_copy(update={"message": foremost.message if foremost else ""})
 
 
-def suspended(observed: Observed, status: JobStatus, acceptance: Acceptance, learner: Gang, now: datetime) -> JobStatus:
+def suspended(observed: Observed, status: JobStatus, acceptance: Acceptance, now: datetime) -> JobStatus:
     """A job that is told to pause: Suspended once the last of its pods is gone."""
     num_left = sum(is_active(pod) for pod in observed.pods)
     reason, message = (
@@ -87,7 +87,8 @@ def suspended(observed: Observed, status: JobStatus, acceptance: Acceptance, lea
     ]
     phase: Phase = status.phase if num_left else "Suspended"
     roles = _none_desired(observed)
-    return _with(observed, status, verdicts, now, phase=phase, restarts=learner.attempt, message=message, **roles)
+    restarts = max([status.restarts, *observed.learner_jobs])
+    return _with(observed, status, verdicts, now, phase=phase, restarts=restarts, message=message, **roles)
 
 
 def ended(observed: Observed, status: JobStatus, reason: str, message: str, now: datetime) -> JobStatus:
@@ -120,14 +121,20 @@ def counted(observed: Observed, status: JobStatus, now: datetime) -> JobStatus:
     return _with(observed, status, [], now, **_none_desired(observed))
 
 
-def with_refusals(status: JobStatus, refusals: Sequence[Refusal], now: datetime, generation: int | None) -> JobStatus:
-    """The status after the API server did not allow some actions: the user must hear of it."""
+def with_refusals(
+    before: JobStatus, status: JobStatus, refusals: Sequence[Refusal], now: datetime, generation: int | None
+) -> JobStatus:
+    """The status after the API server did not allow some actions: the user must hear of it.
+
+    `before` is what stood in the cluster: a refusal that lasts is no new transition.
+    """
     if not refusals or status.phase in TERMINAL:
         return status
-    message = refusals[0].message
-    verdict = Verdict(type=conditions.ACCEPTED, status=False, reason="Refused", message=message)
-    updated = conditions.updated(status.conditions, [verdict], now=now, generation=generation)
-    return status.model_copy(update={"conditions": updated, "message": message})
+    verdict = Verdict(type=conditions.ACCEPTED, status=False, reason="Refused", message=refusals[0].message)
+    stood = conditions.find(before.conditions, conditions.ACCEPTED)
+    kept = [stood if stood and each.type == conditions.ACCEPTED else each for each in status.conditions]
+    updated = conditions.updated(kept, [verdict], now=now, generation=generation)
+    return status.model_copy(update={"conditions": updated, "message": verdict.message})
 
 
 def _with(
@@ -178,7 +185,7 @@ def _learner(observed: Observed, status: JobStatus, learner: Gang, roles: dict[s
     # begins to run with its servers there, and then may lose some and go on.
     servers_ready = roles[names.ROLLOUT].ready > 0 and roles[names.ALLOCATOR].ready > 0
     may_run = servers_ready or conditions.is_true(status.conditions, conditions.LEARNER_RUNNING)
-    if may_run and (progress is None or progress.phase == "Running"):
+    if may_run and (progress is None or progress.phase in ("Running", "Succeeded")):
         return verdict(True, "Running", _doing(progress))
     return verdict(False, "Starting", (progress and progress.message) or "the learner waits for servers and allocator")
 
