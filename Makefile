@@ -42,9 +42,9 @@ fix: $(READY) ## format, and mend what ruff can
 	$(BIN)/ruff format $(CHECKED)
 
 generate: $(READY) ## write what is generated: crds/, the chart's copy, docs/job-reference.md
-	$(BIN)/python -m gvm_operator.crd > crds/gvmtrainingjobs.yaml.new
+	$(BIN)/python -m gvm_operator.definition.crd > crds/gvmtrainingjobs.yaml.new
 	mv crds/gvmtrainingjobs.yaml.new crds/gvmtrainingjobs.yaml
-	$(BIN)/python -m gvm_operator.reference > docs/job-reference.md.new
+	$(BIN)/python -m gvm_operator.definition.reference > docs/job-reference.md.new
 	mv docs/job-reference.md.new docs/job-reference.md
 	cp crds/gvmtrainingjobs.yaml charts/gvm-operator/files/gvmtrainingjobs.yaml
 

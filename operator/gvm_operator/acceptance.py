@@ -4,6 +4,7 @@ The CRD says most of this at admission; a cluster may be too old for its rules, 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gvm_api import names
 from gvm_api.load import InvalidJobError, one_line, parse_job, validate_job
@@ -48,8 +49,11 @@ def accept(observed: Observed) -> Acceptance:
 def _started_job(observed: Observed) -> GVMTrainingJob | None:
     config = observed.child("ConfigMap", names.config(observed.job["metadata"]["name"]))
     text = ((config or {}).get("data") or {}).get(JOB_FILE.rsplit("/", 1)[1])
-    if text is None:
-        return None
+    return _parsed(text) if text is not None else None
+
+
+@lru_cache(maxsize=1024)  # every look at a job reads it again, and YAML takes its time
+def _parsed(text: str) -> GVMTrainingJob | None:
     try:
         return parse_job(text, source="the job's ConfigMap")
     except InvalidJobError:

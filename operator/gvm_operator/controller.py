@@ -15,7 +15,7 @@ from gvm_api import names
 from gvm_api.spec import KIND
 from gvm_api.status import TERMINAL, JobStatus
 from gvm_api.wire import Progress
-from gvm_operator import events, report
+from gvm_operator import events, job_status
 from gvm_operator.cache import Cache, JobKey
 from gvm_operator.cluster import CHILD_KINDS, Cluster, ClusterError
 from gvm_operator.execution import Executor, status_patch
@@ -141,6 +141,7 @@ class Controller:
                     logger.warning("the API server does not serve %s; jobs go without", kind)
                     self._unknown_kinds.add(kind)
                 continue
+            self._unknown_kinds.discard(kind)
             for key in self._cache.listed(kind, listing.items, listing.resource_version):
                 self._wake(key)
         self._resynced_at = time.monotonic()
@@ -238,7 +239,7 @@ class Controller:
             logger.warning("%s/%s: %s", *key, refusal.message)
         if not is_over:
             generation = job["metadata"].get("generation")
-            status = report.with_refusals(read_status(job), decision.status, done.refusals, _now(), generation)
+            status = job_status.with_refusals(read_status(job), decision.status, done.refusals, _now(), generation)
             await self._write_status(key, job, status)
         return bool(done.refusals)
 

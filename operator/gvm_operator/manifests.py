@@ -1,6 +1,8 @@
 """A job's children as Kubernetes objects. Pure, deterministic, and the same for `gvm render` and the operator."""
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from gvm_api import names, yaml_format
@@ -58,13 +60,13 @@ def main_containers(children: Sequence[Manifest]) -> dict[str, Manifest]:
 
 def job_file(job: GVMTrainingJob) -> str:
     """The job as the text of a job file, with every default written out as the API server does."""
-    manifest = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace},
-        "spec": job.spec.model_dump(mode="json", exclude_none=True),
-    }
-    return yaml_format.dump(manifest)
+    return _job_file(job.metadata.name, job.metadata.namespace, job.spec.model_dump_json(exclude_none=True))
+
+
+@lru_cache(maxsize=1024)  # every look at a job compares it, and YAML takes its time
+def _job_file(name: str, namespace: str, spec: str) -> str:
+    metadata = {"name": name, "namespace": namespace}
+    return yaml_format.dump({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": json.loads(spec)})
 
 
 def _config(job: GVMTrainingJob) -> Manifest:

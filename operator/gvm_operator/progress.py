@@ -31,8 +31,8 @@ class ProgressReader:
                 response = await self._http.get(
                     f"{url}/v1/jobs/{name}/progress", headers={"Authorization": f"Bearer {token}"}
                 )
-                if response.status_code == httpx.codes.NOT_FOUND:  # the learner has not said a word yet
-                    return Progress(phase="Starting")
+                if response.status_code == httpx.codes.NOT_FOUND and b"is not registered" in response.content:
+                    return Progress(phase="Starting")  # the allocator's own answer before the learner's first word
                 response.raise_for_status()
                 return Progress.model_validate_json(response.content)
             except (httpx.HTTPError, ValidationError):

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from gvm_api import names
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import TERMINAL, JobStatus
-from gvm_operator import conditions, manifests, report
+from gvm_operator import conditions, job_status, manifests
 from gvm_operator.acceptance import Acceptance, accept
 from gvm_operator.actions import Action, Create, Delete, DeleteJob, Patch
-from gvm_operator.gang import Gang, gang
+from gvm_operator.gang import Gang, backoff, gang
 from gvm_operator.network import Neighbours
 from gvm_operator.observed import Manifest, Observed, is_active, is_finished, time_of
 from gvm_operator.site import JOB_FILE, Images, cluster_site
@@ -64,7 +64,7 @@ def desired(observed: Observed, now: datetime, *, operator: Operator, token: str
     if status.phase in TERMINAL:
         return _after_the_end(observed, status, acceptance.job, now)
     if acceptance.job is None:
-        return Decision(status=report.refused(observed, status, acceptance, now))
+        return Decision(status=job_status.refused(observed, status, acceptance, now))
     return _live(observed, status, acceptance, acceptance.job, now, operator, token)
 
 
@@ -90,19 +90,19 @@ def _live(
     learner = gang(observed, job, status, now)
     if learner.state == "complete" and _is_last_word_due(observed, learner, now):
         return Decision(
-            status=report.live(observed, status, acceptance, learner, now),
+            status=job_status.live(observed, status, acceptance, learner, now),
             look_again_at=now + _SETTLE,
             wants_progress=True,
         )
     if learner.state in ("complete", "failed"):
         if learner.state == "failed":
             return _end(observed, status, job, learner.reason, learner.message, now)
-        return _end(observed, status, job, "Complete", report.result(observed, status), now)
+        return _end(observed, status, job, "Complete", job_status.result(observed, status), now)
     if (overdue := _overdue(job, status, now)) is not None:
         return _end(observed, status, job, *overdue, now)
     if job.spec.run_policy.suspend:
         return _suspend(observed, status, acceptance, now)
-    running = report.live(observed, status, acceptance, learner, now)
+    running = job_status.live(observed, status, acceptance, learner, now)
     return Decision(
         actions=tuple(_missing(observed, job, learner, operator, token)),
         status=running,
@@ -171,7 +171,7 @@ def _suspend(observed: Observed, status: JobStatus, acceptance: Acceptance, now:
     is_settling = bool(actions) or any(is_active(pod) for pod in observed.pods)
     return Decision(
         actions=tuple(actions),
-        status=report.suspended(observed, status, acceptance, now),
+        status=job_status.suspended(observed, status, acceptance, now),
         look_again_at=now + _SETTLE if is_settling else None,
     )
 
@@ -180,7 +180,7 @@ def _end(
     observed: Observed, status: JobStatus, job: GVMTrainingJob, reason: str, message: str, now: datetime
 ) -> Decision:
     """The run is over, one way or the other: say so first, so that nothing is lost if the clean-up breaks off."""
-    ended = report.ended(observed, status, reason, message, now)
+    ended = job_status.ended(observed, status, reason, message, now)
     after = _after_the_end(observed, ended, job, now)
     return Decision(actions=after.actions, status=after.status, look_again_at=after.look_again_at)
 
@@ -188,7 +188,7 @@ def _end(
 def _after_the_end(observed: Observed, status: JobStatus, job: GVMTrainingJob | None, now: datetime) -> Decision:
     """Terminal is sticky: nothing is created any more, only taken away."""
     if job is None:
-        return Decision(status=report.counted(observed, status, now))
+        return Decision(status=job_status.counted(observed, status, now))
     policy, ended = job.spec.run_policy, time_of(status.completion_time) or now
     time_to_live = policy.ttl_seconds_after_finished
     expires_at = ended + timedelta(seconds=time_to_live) if time_to_live is not None else None
@@ -199,14 +199,14 @@ def _after_the_end(observed: Observed, status: JobStatus, job: GVMTrainingJob | 
     waits = policy.cleanup_policy != "None" and is_settling
     return Decision(
         actions=tuple(actions),
-        status=report.counted(observed, status, now),
+        status=job_status.counted(observed, status, now),
         look_again_at=_earliest(now + _SETTLE if waits else None, expires_at),
     )
 
 
 def _cleanup(observed: Observed, job: GVMTrainingJob) -> list[Action]:
-    if job.spec.run_policy.cleanup_policy == "None":
-        return []
+    if job.spec.run_policy.cleanup_policy == "None":  # but a job that is over does not go on training
+        return _deletions(_unfinished_jobs(observed))
     if job.spec.run_policy.cleanup_policy == "Running":  # finished learner pods stay, for whoever debugs
         return _deletions(observed.of_kind("Deployment", "PodDisruptionBudget") + _unfinished_jobs(observed))
     config = observed.of_kind("ConfigMap")
@@ -247,7 +247,9 @@ def _deadlines(job: GVMTrainingJob, status: JobStatus) -> list[tuple[datetime, s
         found.append((at, "DeadlineExceeded", message))
     if not conditions.is_true(status.conditions, conditions.LEARNER_RUNNING):
         since = max(began, conditions.changed_at(status.conditions, conditions.LEARNER_RUNNING) or began)
-        at = since + timedelta(seconds=policy.startup_deadline_seconds)
+        # What a gang waits before it is started again is not time to start in.
+        waited = backoff(status.restarts - 1) if status.restarts else timedelta()
+        at = since + waited + timedelta(seconds=policy.startup_deadline_seconds)
         why = f" ({status.message})" if status.message else ""
         message = f"runPolicy.startupDeadlineSeconds of {policy.startup_deadline_seconds} passed{why}"
         found.append((at, "StartupDeadlineExceeded", message))

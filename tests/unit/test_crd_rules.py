@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from gvm_api.load import InvalidJobError, validate_job
-from gvm_operator.immutability import MUTABLE
-from gvm_operator.rules import rules
+from gvm_operator.definition.immutability import MUTABLE
+from gvm_operator.definition.rules import rules
 
 ROOT = Path(__file__).parents[2]
 GOOD = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "tests/golden/rich.job.yaml"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from gvm_api import yaml_format
 from gvm_api.spec import JobSpec
-from gvm_operator.crd import definition
-from gvm_operator.structural import structural
+from gvm_operator.definition.crd import definition
+from gvm_operator.definition.structural import structural
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "crds/gvmtrainingjobs.yaml"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gvm_operator.reference import text
+from gvm_operator.definition.reference import text
 
 FILE = Path(__file__).parents[2] / "docs/job-reference.md"
 ROLES = ("rollout", "learner", "allocator")

@@ -97,8 +97,14 @@ def test_an_allocator_that_refuses_is_an_unknown(allocator: Allocator, code: int
 
 
 def test_a_learner_that_has_not_said_a_word_yet_is_starting(allocator: Allocator) -> None:
-    allocator.code, allocator.content = 404, b'{"detail": "no progress was reported of a"}'
+    allocator.code = 404
+    allocator.content = b"""{"detail": "job 'a' is not registered; PUT /v1/jobs/a first"}"""
     assert read(allocator) == Progress(phase="Starting")
+
+
+def test_a_404_of_somebody_else_is_an_unknown(allocator: Allocator) -> None:
+    allocator.code, allocator.content = 404, b"<html>no such page</html>"
+    assert read(allocator) is None
 
 
 @pytest.mark.parametrize(

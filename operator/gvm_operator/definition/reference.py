@@ -1,4 +1,4 @@
-"""docs/job-reference.md: every field of a job's spec and status, from the schema: `python -m gvm_operator.reference`.
+"""docs/job-reference.md, every field of spec and status: `python -m gvm_operator.definition.reference`.
 
 Owns how the schema is written for people. What a field means stands in the models' docstrings.
 """
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from gvm_api import names
 from gvm_api.spec import API_VERSION, KIND, PodSpec
-from gvm_operator.crd import schema
-from gvm_operator.immutability import mutable_paths
-from gvm_operator.rules import rules
-from gvm_operator.structural import Schema
+from gvm_operator.definition.crd import schema
+from gvm_operator.definition.immutability import mutable_paths
+from gvm_operator.definition.rules import rules
+from gvm_operator.definition.structural import Schema
 
 _HEAD = f"""\
 # The job, field by field

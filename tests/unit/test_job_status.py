@@ -16,7 +16,7 @@ import pytest
 from gvm_api.load import validate_job
 from gvm_api.status import JobStatus
 from gvm_api.wire import Progress
-from gvm_operator import conditions, report
+from gvm_operator import conditions, job_status
 from gvm_operator.acceptance import Acceptance
 from gvm_operator.actions import Delete, Refusal
 from gvm_operator.execution import status_patch
@@ -41,7 +41,7 @@ def live(
     job = make_job(**spec)
     job["metadata"]["generation"] = 7
     observed = Observed(job=job, pods=pods, progress=progress)
-    return report.live(observed, before or JobStatus(), Acceptance(job=validate_job(job)), gang, now)
+    return job_status.live(observed, before or JobStatus(), Acceptance(job=validate_job(job)), gang, now)
 
 
 def condition(status: JobStatus, kind: str) -> tuple[str, str, str]:
@@ -175,7 +175,7 @@ def test_a_gang_that_waits_for_its_restart_says_why(make_job, team) -> None:
 def test_a_job_that_cannot_be_run_says_so_and_keeps_the_rest(make_job) -> None:
     job = make_job()
     acceptance = Acceptance(job=None, reason="InvalidSpec", message="spec.rollout.replicas: 0 is refused")
-    status = report.refused(Observed(job=job), JobStatus(), acceptance, NOW)
+    status = job_status.refused(Observed(job=job), JobStatus(), acceptance, NOW)
     assert (status.phase, status.message) == ("Pending", "spec.rollout.replicas: 0 is refused")
     assert condition(status, "Accepted")[:2] == ("False", "InvalidSpec")
     assert status.start_time is None
@@ -249,10 +249,10 @@ def test_the_checkpoints_are_where_the_storage_is(make_job) -> None:
 def test_a_job_is_suspended_when_its_last_pod_is_gone(make_job, team) -> None:
     running = live(make_job, *team, progress=WORKING)
     accepted = Acceptance(job=validate_job(make_job()))
-    stopping = report.suspended(Observed(job=make_job(), pods=team), running, accepted, NOW)
+    stopping = job_status.suspended(Observed(job=make_job(), pods=team), running, accepted, NOW)
     assert (stopping.phase, stopping.message) == ("Running", "3 pods are stopping")
     assert condition(stopping, "Suspended")[:2] == ("False", "Suspending")
-    gone = report.suspended(Observed(job=make_job()), stopping, accepted, LATER)
+    gone = job_status.suspended(Observed(job=make_job()), stopping, accepted, LATER)
     assert (gone.phase, gone.rollout.summary) == ("Suspended", "0/0")
     assert condition(gone, "Suspended") == ("True", "Suspended", "all pods are gone")
     assert condition(gone, "LearnerRunning") == ("False", "Suspended", "")
@@ -269,12 +269,12 @@ def test_a_job_that_was_never_suspended_has_no_such_condition(make_job, team) ->
 def test_the_end_has_a_time_a_condition_and_the_last_figures(make_job, team) -> None:
     running = live(make_job, *team, progress=WORKING)
     last = Progress(phase="Succeeded", iteration=20, max_iterations=20, step=80, accuracy=0.9)
-    complete = report.ended(Observed(job=make_job(), progress=last), running, "Complete", "", LATER)
+    complete = job_status.ended(Observed(job=make_job(), progress=last), running, "Complete", "", LATER)
     assert (complete.phase, complete.completion_time) == ("Succeeded", "2026-03-02T12:05:00Z")
     assert (complete.iteration, complete.step, complete.accuracy) == (20, 80, 0.9)
     assert condition(complete, "Complete") == ("True", "Complete", "")
     assert conditions.find(complete.conditions, "Failed") is None
-    failed = report.ended(Observed(job=make_job()), running, "InvalidInput", "no such column", LATER)
+    failed = job_status.ended(Observed(job=make_job()), running, "InvalidInput", "no such column", LATER)
     assert (failed.phase, failed.message, failed.iteration) == ("Failed", "no such column", 3)
     assert condition(failed, "Failed") == ("True", "InvalidInput", "no such column")
     for role in CONDITIONS.values():
@@ -284,34 +284,34 @@ def test_the_end_has_a_time_a_condition_and_the_last_figures(make_job, team) -> 
 def test_what_came_of_a_run_is_told_in_a_line(make_job) -> None:
     last = Progress(phase="Succeeded", iteration=20, accuracy=0.9)
     before = JobStatus(iteration=19, accuracy=0.25)
-    assert report.result(Observed(job=make_job(), progress=last), before) == "20 iterations, accuracy 0.900"
-    assert report.result(Observed(job=make_job()), before) == "19 iterations, accuracy 0.250"
-    assert report.result(Observed(job=make_job()), JobStatus(iteration=7)) == "7 iterations"
+    assert job_status.result(Observed(job=make_job(), progress=last), before) == "20 iterations, accuracy 0.900"
+    assert job_status.result(Observed(job=make_job()), before) == "19 iterations, accuracy 0.250"
+    assert job_status.result(Observed(job=make_job()), JobStatus(iteration=7)) == "7 iterations"
 
 
 def test_the_status_of_a_finished_job_counts_the_pods_that_are_left(make_job, make_pod) -> None:
     failed = make_pod(phase="Failed")
-    status = report.counted(Observed(job=make_job(), pods=(failed,)), JobStatus(phase="Failed"), NOW)
+    status = job_status.counted(Observed(job=make_job(), pods=(failed,)), JobStatus(phase="Failed"), NOW)
     assert (status.phase, status.learner.failed, status.learner.summary) == ("Failed", 1, "0/0")
 
 
 def test_a_refusal_is_one_transition_however_long_it_lasts_and_ends_with_another(make_job, team) -> None:
     refusal = Refusal(action=Delete(kind="Job", name="x"), message="Job x: forbidden")
     judged = live(make_job, *team)
-    first = report.with_refusals(JobStatus(), judged, [refusal], NOW, 7)
+    first = job_status.with_refusals(JobStatus(), judged, [refusal], NOW, 7)
     assert condition(first, "Accepted") == ("False", "Refused", "Job x: forbidden")
     assert first.message == "Job x: forbidden"
     again = live(make_job, *team, before=first, now=LATER)
-    second = report.with_refusals(first, again, [refusal], LATER, 7)
+    second = job_status.with_refusals(first, again, [refusal], LATER, 7)
     assert second == first
-    allowed = report.with_refusals(second, live(make_job, *team, before=second, now=LATER), [], LATER, 7)
+    allowed = job_status.with_refusals(second, live(make_job, *team, before=second, now=LATER), [], LATER, 7)
     assert condition(allowed, "Accepted")[:2] == ("True", "Accepted")
     assert conditions.changed_at(allowed.conditions, "Accepted") == LATER
 
 
 def test_a_refusal_after_the_end_does_not_spoil_it() -> None:
     over, refusal = JobStatus(phase="Succeeded"), Refusal(action=Delete(kind="Job", name="x"), message="forbidden")
-    assert report.with_refusals(over, over, [refusal], NOW, 7) is over
+    assert job_status.with_refusals(over, over, [refusal], NOW, 7) is over
 
 
 def test_gangs_that_are_equal_but_for_their_attempt_differ_in_their_restarts(make_job) -> None:

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, generated from the spec's and the status's models: `python -m gvm_operator.crd`.
+"""The CustomResourceDefinition, generated from the models: `python -m gvm_operator.definition.crd`.
 
 Owns names, columns and what stands around the schema; the rules in it are those of `rules`.
 """
@@ -6,8 +6,8 @@ Owns names, columns and what stands around the schema; the rules in it are those
 from gvm_api import yaml_format
 from gvm_api.spec import API_VERSION, KIND, JobSpec
 from gvm_api.status import JobStatus
-from gvm_operator.rules import rules
-from gvm_operator.structural import Schema, structural, without_defaults
+from gvm_operator.definition.rules import rules
+from gvm_operator.definition.structural import Schema, structural, without_defaults
 
 GROUP, _, VERSION = API_VERSION.partition("/")
 PLURAL = "gvmtrainingjobs"

@@ -7,8 +7,8 @@ The rules keep to what Kubernetes 1.25 knows.
 
 from gvm_api import names
 from gvm_api.spec.roles import OUR_VARIABLES, OUR_VOLUMES
-from gvm_operator import immutability
-from gvm_operator.immutability import Rule
+from gvm_operator.definition import immutability
+from gvm_operator.definition.immutability import Rule
 
 _IS_GPU = "k.endsWith('.com/gpu')"
 _IS_WHOLE = "string({}[k]).matches('^[0-9]+$')"

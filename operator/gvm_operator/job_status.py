@@ -103,7 +103,9 @@ def ended(observed: Observed, status: JobStatus, reason: str, message: str, now:
         [*_not_running("Finished"), end],
         now,
         phase="Succeeded" if is_complete else "Failed",
+        start_time=status.start_time or stamp(now),
         completion_time=stamp(now),
+        restarts=max([status.restarts, *observed.learner_jobs]),
         message=message,
         **_figures(observed.progress),
     )

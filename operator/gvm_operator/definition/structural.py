@@ -6,7 +6,7 @@ where the schema is not nullable, so that rules need only ask `has()`.
 
 from typing import Any
 
-from gvm_operator import fragments
+from gvm_operator.definition import fragments
 
 Schema = dict[str, Any]
 
