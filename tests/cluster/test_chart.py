@@ -7,7 +7,6 @@ whose API group nobody else has is installed with it.
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -20,13 +19,8 @@ from typing import Any
 import helm_python
 import pytest
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"),
-        reason="needs kubectl and a cluster named by KUBECONFIG",
-    ),
-]
+# `kubectl auth can-i` asks for resources by what the cluster serves.
+pytestmark = pytest.mark.usefixtures("crd")
 
 CHART = Path(__file__).parents[2] / "charts/gvm-operator"
 RELEASE = "gvm-operator"

@@ -5,9 +5,7 @@ knows validation rules (Kubernetes 1.25 and later) skips on an older one; there 
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -16,14 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"),
-        reason="needs kubectl and a cluster named by KUBECONFIG",
-    ),
-]
 
 ROOT = Path(__file__).parents[2]
 # In full: others on the cluster may have taken the short names.
@@ -38,13 +28,8 @@ def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedPr
 
 
 @pytest.fixture(scope="module")
-def namespace() -> Iterator[str]:
+def namespace(crd: None) -> Iterator[str]:
     name = f"gvm-test-{uuid.uuid4().hex[:8]}"
-    # An old API server does not know every keyword of a schema's validation; it validates what it admits itself.
-    applied = kubectl("apply", "--validate=false", "-f", str(ROOT / "crds/gvmtrainingjobs.yaml"))
-    assert applied.returncode == 0, applied.stderr
-    waited = kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{JOBS}")
-    assert waited.returncode == 0, waited.stderr
     assert kubectl("create", "namespace", name).returncode == 0
     yield name
     kubectl("delete", "namespace", name, "--wait=false")

@@ -321,7 +321,7 @@ ids = [step.__name__.removeprefix("to_") for step in PHASES]
 def test_a_job_deleted_in_any_phase_leaves_nothing(bench, operator, wait, reach: Callable[..., None]) -> None:
     bench.apply("a")
     reach(bench, wait)
-    bench.kubectl("delete", "gvmjob", "a", "--timeout=20s")
+    bench.kubectl("delete", "gvmtrainingjobs.gvm.rlhflow.dev", "a", "--timeout=20s")
     wait(lambda: not bench.children("a"), within=60, what="nothing is left")
     wait(lambda: not bench.exists("Secret", "a-allocator-token"), within=60)
     wait(lambda: not any('job="a"' in series for series in operator.metrics()), what="its metrics are gone")
@@ -356,7 +356,7 @@ def test_a_job_deleted_while_no_operator_runs_leaves_nothing(bench, operator, wa
     bench.apply("a")
     to_running(bench, wait)
     operator.kill()
-    bench.kubectl("delete", "gvmjob", "a", "--timeout=20s")
+    bench.kubectl("delete", "gvmtrainingjobs.gvm.rlhflow.dev", "a", "--timeout=20s")
     wait(lambda: not bench.children("a"), within=60, what="nothing is left")
     operator.start()
 
@@ -365,7 +365,7 @@ def test_a_job_made_anew_under_the_same_name_starts_from_nothing(bench, operator
     bench.apply("a")
     to_failed(bench, wait)
     first = bench.job("a")["metadata"]["uid"]
-    bench.kubectl("delete", "gvmjob", "a", "--timeout=20s")
+    bench.kubectl("delete", "gvmtrainingjobs.gvm.rlhflow.dev", "a", "--timeout=20s")
     bench.apply("a")
     assert bench.job("a")["metadata"]["uid"] != first
 

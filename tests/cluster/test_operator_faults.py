@@ -77,7 +77,7 @@ def test_two_operators_at_once_make_one_job_of_it(bench, operator, allocator, wa
     assert bench.children("a", "Job") == ["Job/a-learner-0", "Job/a-learner-1"], "one restart, not two"
     bench.patch("a", {"runPolicy": {"suspend": True}})
     bench.until_phase("a", "Suspended", within=40)
-    bench.kubectl("delete", "gvmjob", "a", "--timeout=20s")
+    bench.kubectl("delete", "gvmtrainingjobs.gvm.rlhflow.dev", "a", "--timeout=20s")
     wait(lambda: not bench.children("a"), within=60)
 
 
