@@ -383,4 +383,4 @@ class RunPolicySpec(SpecPart):
     """Delete the job so long after its end; None keeps it."""
 
     cleanup_policy: Literal["Running", "All", "None"] = "Running"
-    """What goes at the end: running pods only, all children, or nothing."""
+    """What goes at the end. Running: what still runs. All: all children but the claim. None: a learner only."""
