@@ -101,10 +101,8 @@ def test_a_wrong_image_is_named_in_the_status(bench, operator) -> None:
     bench.apply("a", spec={"rollout": {"replicas": 1, "image": "nowhere/rollout:1"}})
     pod = bench.wait_for_pods("a", "rollout", 1)[0]
     container = {"name": "vllm", "image": "nowhere/rollout:1", "imageID": "", "ready": False, "restartCount": 0}
-    started = time.monotonic()
     bench.set_pod(pod, phase="Pending", containerStatuses=[{**container, "state": {"waiting": from_kubelet}}])
     condition = bench.until_condition("a", "RolloutReady", reason="ImagePullBackOff", within=30)
-    assert time.monotonic() - started < 30
     assert "nowhere/rollout:1" in condition["message"]
     assert "pull access denied" in condition["message"]
     back_off = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
