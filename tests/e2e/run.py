@@ -228,10 +228,10 @@ def storage() -> Iterator[None]:
 
 
 def apply(job: Manifest, folder: Path) -> None:
-    """`kubectl apply` of a job file. Old API servers do not know every keyword of the schema: they validate it all."""
+    """`kubectl apply -f` of a job file."""
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump(job))
-    kubectl("apply", "--validate=false", "-f", str(file))
+    kubectl("apply", "-f", str(file))
 
 
 def status(name: str = "arithmetic") -> Manifest:
