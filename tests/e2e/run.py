@@ -78,6 +78,7 @@ def everything(report: Manifest, images: str, folder: Path) -> None:
         run("kubectl", "rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-gvm-operator", "--timeout=120s")
     with step("a wrong image is named", report):
         wrong_image(report, folder)
+    requests_before = operator_requests()
     with step("run", report):
         apply(short_example(), folder)
         created = time.perf_counter()
@@ -100,6 +101,7 @@ def everything(report: Manifest, images: str, folder: Path) -> None:
         report |= {key: final[key] for key in ("accuracy", "acceptRate", "restarts")}
         until(lambda: not workloads("arithmetic"), 60, "servers and allocator to go")
     report["operator_memory_mib"] = operator_memory_mib()
+    report["requests_of_the_job"] = operator_requests() - requests_before
     with step("delete", report):
         kubectl("delete", "gvmjob", "arithmetic", "--timeout=60s")
         uninstall()
@@ -254,8 +256,20 @@ def workloads(job: str, kinds: str = "deployments") -> list[str]:
 def operator_memory_mib() -> float:
     """Resident memory of the operator's process, by its own word."""
     code = "print([l.split()[1] for l in open('/proc/1/status') if l.startswith('VmRSS')][0])"
+    return round(int(in_operator(code)) / 1024, 1)
+
+
+def operator_requests() -> int:
+    """Requests of the operator to the API so far, full listings and watches left out."""
+    text = in_operator("import urllib.request as u; print(u.urlopen('http://localhost:9090/metrics').read().decode())")
+    lines = [line for line in text.splitlines() if line.startswith("gvm_operator_api_requests_total{")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines if 'verb="list"' not in line))
+
+
+def in_operator(code: str) -> str:
+    """What a piece of Python prints in the operator's container."""
     deployment = f"deployment/{RELEASE}-gvm-operator"
-    return round(int(run("kubectl", "exec", "-n", NAMESPACE, deployment, "--", "python", "-c", code)) / 1024, 1)
+    return run("kubectl", "exec", "-n", NAMESPACE, deployment, "--", "python", "-c", code)
 
 
 def until(check: Callable[[], bool], seconds: float, what: str) -> None:
