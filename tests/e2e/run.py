@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +168,6 @@ def kill_the_learner(report: Manifest) -> None:
 
 def install(images: str) -> None:
     """Install the chart by the real Helm."""
-    import helm_python  # it reads KUBECONFIG as it is loaded
 
     def image(target: str) -> Manifest:
         repository, _, tag = images.format(target=target).rpartition(":")
@@ -180,15 +180,18 @@ def install(images: str) -> None:
         "settings": {"progressSeconds": 2},
     }
     run("kubectl", "create", "namespace", NAMESPACE)
-    with closing(helm_python.Config(namespace=NAMESPACE)) as config:
+    with closing(helm()) as config:
         config.install(ROOT / "charts/gvm-operator", RELEASE, values)
+
+
+def helm() -> helm_python.Config:
+    """Helm in the namespace. It does not see a KUBECONFIG that is set after the process has begun."""
+    return helm_python.Config(namespace=NAMESPACE, kubeconfig_path=os.environ["KUBECONFIG"])
 
 
 def uninstall() -> None:
     """Remove the release, if there is one."""
-    import helm_python
-
-    with closing(helm_python.Config(namespace=NAMESPACE)) as config:
+    with closing(helm()) as config:
         config.uninstall(RELEASE, ignore_not_found=True)
 
 
