@@ -185,7 +185,7 @@ def peer(num_jobs: int) -> float:
         for index in range(num_jobs):
             job = validate_job(manifest(f"j{index:04}", name))
             site = cluster_site(job, Images())
-            documents += manifests.children(job, site, token="t", operator=Neighbours(operator="default"))
+            documents += manifests.children(job, site, token="t", neighbours=Neighbours(operator="default"))
         return kubectl("create", "--validate=false", "-f", "-", documents=documents)
 
 

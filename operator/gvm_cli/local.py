@@ -23,6 +23,7 @@ from gvm_api.wire import Progress
 from gvm_cli import processes, run_directory
 from gvm_cli.processes import Process
 from gvm_operator import manifests
+from gvm_operator.observed import stamp
 from gvm_operator.site import Site
 
 _POLL_SECONDS = 0.5
@@ -260,4 +261,4 @@ def free_ports(num_ports: int) -> list[int]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return stamp(datetime.now(UTC))

@@ -145,7 +145,7 @@ def render(
         learner=learner_image or settings.learner_image,
     )
     site = cluster_site(job, images)
-    children = manifests.children(job, site, token="<generated>", operator=settings.neighbours)
+    children = manifests.children(job, site, token="<generated>", neighbours=settings.neighbours)
     typer.echo(yaml_format.dump(*children), nl=False)
 
 

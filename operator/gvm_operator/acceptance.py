@@ -10,7 +10,7 @@ from gvm_api import names
 from gvm_api.load import InvalidJobError, one_line, parse_job, validate_job
 from gvm_api.spec import GVMTrainingJob
 from gvm_operator.observed import Observed
-from gvm_operator.site import JOB_FILE
+from gvm_operator.site import JOB_FILE_NAME
 
 MUTABLE_RUN_POLICY = ("suspend", "ttl_seconds_after_finished", "active_deadline_seconds", "startup_deadline_seconds")
 """Fields of runPolicy that may change once the job was started; rollout.replicas may as well."""
@@ -48,7 +48,7 @@ def accept(observed: Observed) -> Acceptance:
 
 def _started_job(observed: Observed) -> GVMTrainingJob | None:
     config = observed.child("ConfigMap", names.config(observed.job["metadata"]["name"]))
-    text = ((config or {}).get("data") or {}).get(JOB_FILE.rsplit("/", 1)[1])
+    text = ((config or {}).get("data") or {}).get(JOB_FILE_NAME)
     return _parsed(text) if text is not None else None
 
 

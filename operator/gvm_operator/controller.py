@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from gvm_api import names
 from gvm_api.spec import KIND
@@ -27,7 +27,6 @@ from gvm_operator.tokens import token
 from gvm_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _WAKE_SECONDS = 0.05
 """Events come in bursts; one look serves them all."""

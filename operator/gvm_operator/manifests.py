@@ -10,7 +10,7 @@ from gvm_api.spec import API_VERSION, KIND, GVMTrainingJob, PodSpec
 from gvm_operator import containers, network
 from gvm_operator.labels import ATTEMPT_LABEL, labels, metadata
 from gvm_operator.pods import pod_template
-from gvm_operator.site import JOB_FILE, PORT, RENDEZVOUS_PORT, WEIGHTS_PORT, Site
+from gvm_operator.site import JOB_FILE_NAME, PORT, RENDEZVOUS_PORT, WEIGHTS_PORT, Site
 
 Manifest = dict[str, Any]
 WORKLOADS = ("Deployment", "Job")
@@ -18,7 +18,7 @@ WORKLOADS = ("Deployment", "Job")
 
 
 def children(
-    job: GVMTrainingJob, site: Site, *, token: str, attempt: int = 0, operator: network.Neighbours | None = None
+    job: GVMTrainingJob, site: Site, *, token: str, attempt: int = 0, neighbours: network.Neighbours | None = None
 ) -> list[Manifest]:
     """All children of a job, in the order in which they are created: what others need comes first.
 
@@ -27,16 +27,16 @@ def children(
         site: addresses, paths and images.
         token: bearer token between the job's own pods.
         attempt: number of the learner's gang, from 0.
-        operator: whose traffic the NetworkPolicies let in; None makes no NetworkPolicies.
+        neighbours: whose traffic the NetworkPolicies let in; None makes no NetworkPolicies.
     """
     claim = [] if job.spec.storage.existing_claim or job.spec.storage.volume else [_claim(job)]
-    policies = network.policies(job, operator) if operator is not None else []
+    policies = network.policies(job, neighbours) if neighbours is not None else []
     return [
         _config(job),
-        secret(job, token),
+        _secret(job, token),
         *claim,
         *policies,
-        *disruption_budgets(job),
+        *_disruption_budgets(job),
         _service(job, names.ALLOCATOR, {"http": PORT}, headless=False),
         # Headless: the learner needs every server's own address, to sync weights into each.
         _service(job, names.ROLLOUT, {"http": PORT}, headless=True),
@@ -74,12 +74,11 @@ def _config(job: GVMTrainingJob) -> Manifest:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(job, names.config(job.metadata.name), "config"),
-        "data": {JOB_FILE.rsplit("/", 1)[1]: job_file(job)},
+        "data": {JOB_FILE_NAME: job_file(job)},
     }
 
 
-def secret(job: GVMTrainingJob, token: str) -> Manifest:
-    """The Secret with the bearer token between the job's pods."""
+def _secret(job: GVMTrainingJob, token: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -105,7 +104,7 @@ def _claim(job: GVMTrainingJob) -> Manifest:
     }
 
 
-def disruption_budgets(job: GVMTrainingJob) -> list[Manifest]:
+def _disruption_budgets(job: GVMTrainingJob) -> list[Manifest]:
     """A PodDisruptionBudget for each role that asks for one."""
     roles = {names.ROLLOUT: job.spec.rollout, names.ALLOCATOR: job.spec.allocator, names.LEARNER: job.spec.learner}
     return [

@@ -6,7 +6,7 @@ from gvm_api import names
 from gvm_api.spec import GVMTrainingJob, PodSpec
 from gvm_operator.labels import labels
 from gvm_operator.merge import merge
-from gvm_operator.site import JOB_FILE, RUN_DIR, Site
+from gvm_operator.site import JOB_DIR, RUN_DIR, Site
 
 Manifest = dict[str, Any]
 
@@ -94,7 +94,7 @@ def _volumes(job: GVMTrainingJob, role: str) -> tuple[list[Manifest], list[Manif
         mounts.append({"name": "run", "mountPath": RUN_DIR, **({"readOnly": True} if reads_weights else {})})
     if role == names.LEARNER:
         volumes.append({"name": "job", "configMap": {"name": names.config(job.metadata.name)}})
-        mounts.append({"name": "job", "mountPath": JOB_FILE.rsplit("/", 1)[0], "readOnly": True})
+        mounts.append({"name": "job", "mountPath": JOB_DIR, "readOnly": True})
     if size := _shared_memory(job, role):
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})

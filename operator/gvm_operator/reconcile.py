@@ -20,7 +20,7 @@ from gvm_operator.actions import Action, Create, Delete, DeleteJob, Patch
 from gvm_operator.gang import Gang, backoff, gang
 from gvm_operator.network import Neighbours
 from gvm_operator.observed import Manifest, Observed, is_active, is_finished, time_of
-from gvm_operator.site import JOB_FILE, Images, cluster_site
+from gvm_operator.site import JOB_FILE_NAME, Images, cluster_site
 
 _FINAL_PROGRESS = timedelta(seconds=30)
 """How long the end of a run waits for the learner's last word."""
@@ -94,9 +94,9 @@ def _live(
             look_again_at=now + _SETTLE,
             wants_progress=True,
         )
-    if learner.state in ("complete", "failed"):
-        if learner.state == "failed":
-            return _end(observed, status, job, learner.reason, learner.message, now)
+    if learner.state == "failed":
+        return _end(observed, status, job, learner.reason, learner.message, now)
+    if learner.state == "complete":
         return _end(observed, status, job, "Complete", job_status.result(observed, status), now)
     if (overdue := _overdue(job, status, now)) is not None:
         return _end(observed, status, job, *overdue, now)
@@ -113,7 +113,7 @@ def _live(
 def _missing(observed: Observed, job: GVMTrainingJob, learner: Gang, operator: Operator, token: str) -> list[Action]:
     """What a running job lacks, and what its user changed."""
     site = cluster_site(job, operator.images, attempt=learner.attempt)
-    wanted = manifests.children(job, site, token=token, attempt=learner.attempt, operator=operator.neighbours)
+    wanted = manifests.children(job, site, token=token, attempt=learner.attempt, neighbours=operator.neighbours)
     actions: list[Action] = []
     for manifest in wanted:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -160,9 +160,9 @@ def _change(child: Manifest, wanted: Manifest) -> Manifest:
     """What a user changed that a child must follow: the number of servers, and the job file."""
     if child["kind"] == "Deployment" and child["spec"].get("replicas") != wanted["spec"]["replicas"]:
         return {"spec": {"replicas": wanted["spec"]["replicas"]}}
-    file = JOB_FILE.rsplit("/", 1)[1]
-    if child["kind"] == "ConfigMap" and (child.get("data") or {}).get(file) != wanted["data"][file]:
-        return {"data": {file: wanted["data"][file]}}
+    if child["kind"] == "ConfigMap":
+        file = wanted["data"][JOB_FILE_NAME]
+        return {"data": {JOB_FILE_NAME: file}} if (child.get("data") or {}).get(JOB_FILE_NAME) != file else {}
     return {}
 
 
@@ -179,10 +179,8 @@ def _suspend(observed: Observed, status: JobStatus, acceptance: Acceptance, now:
 def _end(
     observed: Observed, status: JobStatus, job: GVMTrainingJob, reason: str, message: str, now: datetime
 ) -> Decision:
-    """The run is over, one way or the other: say so first, so that nothing is lost if the clean-up breaks off."""
-    ended = job_status.ended(observed, status, reason, message, now)
-    after = _after_the_end(observed, ended, job, now)
-    return Decision(actions=after.actions, status=after.status, look_again_at=after.look_again_at)
+    """The run is over, one way or the other."""
+    return _after_the_end(observed, job_status.ended(observed, status, reason, message, now), job, now)
 
 
 def _after_the_end(observed: Observed, status: JobStatus, job: GVMTrainingJob | None, now: datetime) -> Decision:

@@ -9,7 +9,8 @@ PORT = 8000
 WEIGHTS_PORT = 8001
 RENDEZVOUS_PORT = 29500
 RUN_DIR = "/gvm/run"
-JOB_FILE = "/gvm/job/job.yaml"
+JOB_DIR = "/gvm/job"
+JOB_FILE_NAME = "job.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,6 @@ def cluster_site(job: GVMTrainingJob, images: Images, *, attempt: int = 0) -> Si
         rendezvous_host=first_learner,
         rendezvous_port=RENDEZVOUS_PORT,
         run_dir=f"{RUN_DIR}/{name}",  # a claim may serve several jobs
-        job_file=JOB_FILE,
+        job_file=f"{JOB_DIR}/{JOB_FILE_NAME}",
         images=images,
     )

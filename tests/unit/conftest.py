@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any, NamedTuple
 
 import celpy
@@ -651,3 +652,21 @@ def cluster() -> FakeCluster:
 def operator(cluster: FakeCluster) -> FakeOperator:
     """An operator of that cluster."""
     return FakeOperator(cluster)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], Any]]:
+    """Serves with a `socketserver` until the test's end, and returns it."""
+    served: list[tuple[BaseServer, threading.Thread]] = []
+
+    def start(server: BaseServer) -> BaseServer:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        served.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in served:
+        server.shutdown()
+        server.server_close()
+        thread.join()

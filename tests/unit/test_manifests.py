@@ -24,7 +24,9 @@ TOKEN = "7h3-t0k3n"
 
 
 def children_of(job: GVMTrainingJob, token: str = TOKEN) -> list[dict[str, Any]]:
-    return manifests.children(job, cluster_site(job, Images()), token=token, operator=Neighbours(operator="gvm-system"))
+    return manifests.children(
+        job, cluster_site(job, Images()), token=token, neighbours=Neighbours(operator="gvm-system")
+    )
 
 
 def job_with(spec: dict[str, Any], name: str = "a") -> GVMTrainingJob:

@@ -9,9 +9,9 @@ many         no more than 32 requests at a time
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -58,14 +58,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def allocator() -> Iterator[Allocator]:
-    server = Allocator()
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def allocator(serve: Callable[[Allocator], Allocator]) -> Allocator:
+    return serve(Allocator())
 
 
 def read(allocator: Allocator) -> Progress | None:
