@@ -20,6 +20,7 @@ $(READY): requirements/cpu.txt requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c "import torch" || { echo "make: torch came as the CUDA build, which cannot load here; name an index with PyTorch's CPU wheels: PIP_EXTRA_INDEX_URL=... make clean setup"; exit 1; }
 	touch $@
 
 run: $(READY) ## train the example: examples/arithmetic.yaml into runs/arithmetic

@@ -1,5 +1,6 @@
 """`python -m gvm_operator`: serves GVMTrainingJobs until it is told to stop. Settings: GVM_OPERATOR_* variables."""
 
+import argparse
 import logging
 import sys
 
@@ -11,12 +12,18 @@ from gvm_operator.controller import Controller
 from gvm_operator.metrics import Metrics
 from gvm_operator.progress import ProgressReader
 from gvm_operator.reconcile import Operator
-from gvm_operator.settings import Settings, read_settings
+from gvm_operator.settings import Settings, describe_settings, read_settings
 from gvm_operator.tokens import read_key
 
 
 def main() -> None:
     """Read the settings and serve; exit 2 where they cannot be used."""
+    argparse.ArgumentParser(
+        prog="gvm-operator",
+        description="Serve GVMTrainingJobs until told to stop, in the cluster of the pod or of KUBECONFIG.",
+        epilog=f"Environment variables:\n\n{describe_settings()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         settings = read_settings()
         key = read_key(settings.token_key_file)

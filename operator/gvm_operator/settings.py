@@ -104,6 +104,14 @@ class Settings(Contract):
         )
 
 
+def describe_settings() -> str:
+    """Every variable with its meaning and default, for --help."""
+    return "\n".join(
+        f"  {PREFIX}{name.upper()}\n      {field.description} Default: {field.get_default() or 'none'}"
+        for name, field in Settings.model_fields.items()
+    )
+
+
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings that the environment gives; an empty variable counts as none.
 

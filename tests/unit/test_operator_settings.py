@@ -5,6 +5,8 @@ given         each variable · lists · empty ones count as none · others are n
 wrong         refused by the variable's name, with what it takes
 """
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,11 @@ def test_an_unknown_variable_of_ours_is_a_typing_error_and_the_known_ones_are_to
     with pytest.raises(ValueError, match="GVM_OPERATOR_WATCH_NAMESPACE: 'ml' is refused") as caught:
         read_settings({"GVM_OPERATOR_WATCH_NAMESPACE": "ml"})
     assert "watch_namespaces" in str(caught.value).lower()
+
+
+def test_help_names_every_variable_and_starts_nothing() -> None:
+    shown = subprocess.run([sys.executable, "-m", "gvm_operator", "--help"], capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    for name in Settings.model_fields:
+        assert f"GVM_OPERATOR_{name.upper()}\n" in shown.stdout
+    assert "Time between full listings" in shown.stdout
