@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := operator/gvm_api operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
+PACKAGES := operator/gvm_api operator/gvm_metrics operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
 CHECKED := operator trainer tests benchmarks examples
 
 .PHONY: setup run test test-quick lint fix generate bench e2e clean help
