@@ -1,5 +1,6 @@
 """What every test may use: golden files and the flag that rewrites them; Hypothesis without time limits."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +29,12 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{path} differs; if it should, run pytest --update-golden"
 
     return check
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port

@@ -38,6 +38,9 @@ class LearnerEnv:
     weights_host: str
     """Address under which the servers reach this process."""
     weights_port: int
+    host: str
+    """Address on which /metrics is served."""
+    port: int
 
 
 def require(name: str) -> str:
@@ -78,4 +81,6 @@ def learner_env() -> LearnerEnv:
         rollout_urls=tuple(require(ROLLOUT_URLS).split(",")),
         weights_host=require(WEIGHTS_HOST),
         weights_port=require_port(WEIGHTS_PORT),
+        host=require(HOST),
+        port=require_port(PORT),
     )

@@ -63,7 +63,7 @@ class LocalRun:
     def __post_init__(self) -> None:
         learners = [f"{names.LEARNER}-{i}" for i in range(self.job.spec.learner.replicas)]
         servers = [f"{names.ROLLOUT}-{i}" for i in range(self.job.spec.rollout.replicas)]
-        wanted = [names.ALLOCATOR, *servers, "weights", "rendezvous"]
+        wanted = [names.ALLOCATOR, *servers, *learners, "weights", "rendezvous"]
         self._ports = dict(zip(wanted, free_ports(len(wanted)), strict=True))
         self._site = Site(
             allocator_url=f"http://127.0.0.1:{self._ports[names.ALLOCATOR]}",
@@ -84,6 +84,11 @@ class LocalRun:
             command = [*container["command"], *container.get("args", [])]
             self._commands[name] = (command, self._environment(name, container))
 
+    @property
+    def page_url(self) -> str:
+        """The live page; the token is in the fragment, which browsers keep to themselves."""
+        return f"{self._site.allocator_url}/#token={self.token}"
+
     def execute(self) -> JobStatus:
         """Run to the end.
 
@@ -97,6 +102,7 @@ class LocalRun:
         Path(self._site.termination_log).unlink(missing_ok=True)
         run_directory.write_job(self.run_dir, self.job)
         processes.end_recorded(self.run_dir / "processes.json")
+        run_directory.write_targets(self.run_dir, self.job, {name: self._ports[name] for name in self.restarts})
         self._set(phase="Starting", start_time=_now(), max_iterations=self.job.spec.algorithm.max_iterations)
         try:
             for name in self.restarts:
@@ -245,6 +251,7 @@ class LocalRun:
         finally:
             processes.stop([p for p in self.running.values() if p not in learners])
         (self.run_dir / "processes.json").unlink(missing_ok=True)
+        (self.run_dir / run_directory.TARGETS_FILE).unlink(missing_ok=True)
         self._set(**{role: getattr(self._status, role).model_copy(update={"ready": 0}) for role in names.ROLES})
 
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ from gvm_operator import manifests
 
 JOB_FILE = "job.yaml"
 STATUS_FILE = "status.json"
+TARGETS_FILE = "targets.json"
 
 
 def choose(base: Path, *, job: str, fresh: bool) -> tuple[Path, bool]:
@@ -124,6 +126,20 @@ def read_status(run_dir: Path) -> JobStatus:
 def write_status(run_dir: Path, status: JobStatus) -> None:
     """Replace the run's status, at once and whole."""
     _replace(run_dir / STATUS_FILE, status.model_dump_json(indent=2) + "\n")
+
+
+def write_targets(run_dir: Path, job: GVMTrainingJob, ports: Mapping[str, int]) -> None:
+    """Write where the run's processes serve /metrics, as Prometheus' file-based discovery (file_sd) reads it.
+
+    Args:
+        ports: port by the process's name, such as rollout-0.
+    """
+    own = {"namespace": job.metadata.namespace, "job": job.metadata.name}
+    groups = [
+        {"targets": [f"127.0.0.1:{port}"], "labels": {**own, "role": name.partition("-")[0], "process": name}}
+        for name, port in ports.items()
+    ]
+    _replace(run_dir / TARGETS_FILE, json.dumps(groups, indent=2) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:

@@ -67,6 +67,7 @@ def learner(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
         env.RENDEZVOUS_HOST: site.rendezvous_host,
         env.RENDEZVOUS_PORT: str(site.rendezvous_port),
         env.TERMINATION_LOG: site.termination_log,
+        **_LISTEN,  # of /metrics
     }
     command = ["python", "-m", "gvm_trainer.launch"]
     own = [*_values(variables), _token(job)]

@@ -13,6 +13,7 @@ from gvm_operator.pods import pod_template
 from gvm_operator.site import JOB_FILE_NAME, PORT, RENDEZVOUS_PORT, WEIGHTS_PORT, Site
 
 Manifest = dict[str, Any]
+_PORT = {"name": "http", "containerPort": PORT}
 WORKLOADS = ("Deployment", "Job")
 """Kinds of children that have pods."""
 
@@ -139,7 +140,7 @@ def _service(job: GVMTrainingJob, role: str, ports: dict[str, int], *, headless:
 def _deployment(
     job: GVMTrainingJob, role: str, replicas: int, pods: PodSpec, container: Manifest, site: Site
 ) -> Manifest:
-    served = {**container, "ports": [{"name": "http", "containerPort": PORT}], **_probes(job, role)}
+    served = {**container, "ports": [_PORT], **_probes(job, role)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -177,7 +178,8 @@ def learner_job(job: GVMTrainingJob, site: Site, attempt: int) -> Manifest:
     name = names.learner_attempt(job.metadata.name, attempt)
     own = metadata(job, name, names.LEARNER)
     own["labels"] = {**own["labels"], ATTEMPT_LABEL: str(attempt)}
-    template = pod_template(job, names.LEARNER, learner, containers.learner(job, site), site, gang=name)
+    container = {**containers.learner(job, site), "ports": [_PORT]}
+    template = pod_template(job, names.LEARNER, learner, container, site, gang=name)
     template["metadata"]["labels"] = {**template["metadata"]["labels"], ATTEMPT_LABEL: str(attempt)}
     return {
         "apiVersion": "batch/v1",

@@ -35,6 +35,7 @@ def policies(job: GVMTrainingJob, neighbours: Neighbours) -> list[Manifest]:
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "gvm-operator"}},
     }
     monitoring = [_of_namespace(neighbours.monitoring)] if neighbours.monitoring else []
+    to_scrape = [{"from": monitoring, "ports": [_tcp(PORT)]}] if monitoring else []
     to_learner = [{"from": [learner]}, {"from": [rollout], "ports": [_tcp(WEIGHTS_PORT)]}]
     to_rollout = [{"from": [learner, *monitoring], "ports": [_tcp(PORT)]}]
     if job.spec.weight_sync.backend == "nccl":  # its connections go both ways, on ports of its choice
@@ -43,7 +44,7 @@ def policies(job: GVMTrainingJob, neighbours: Neighbours) -> list[Manifest]:
     return [
         _policy(job, names.ROLLOUT, to_rollout),
         _policy(job, names.ALLOCATOR, [{"from": [learner, operator, *monitoring], "ports": [_tcp(PORT)]}]),
-        _policy(job, names.LEARNER, to_learner),
+        _policy(job, names.LEARNER, [*to_learner, *to_scrape]),
     ]
 
 

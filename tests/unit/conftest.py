@@ -179,12 +179,14 @@ def _strict(node: Schema) -> Schema:
 
 
 def _doubles(value: Any, node: Schema, path: str) -> list[Refusal]:
-    """Entries of a list by names of which two have the same."""
+    """Entries of a list by names of which two have the same, or of a set of which two are the same."""
     found = []
     for place, each, its_node in _values(value, node, path):
         for key in its_node.get("x-kubernetes-list-map-keys", ()) if isinstance(each, list) else ():
             keys = [entry.get(key) for entry in each if isinstance(entry, dict)]
             found += [Refusal(place, f"duplicate {key} {name!r}") for name in {k for k in keys if keys.count(k) > 1}]
+        if its_node.get("x-kubernetes-list-type") == "set" and len(set(each)) < len(each):
+            found.append(Refusal(place, "duplicate entry"))
     return found
 
 

@@ -14,6 +14,8 @@ LEARNER = {
     env.ROLLOUT_URLS: "http://r:1,http://r:2",
     env.WEIGHTS_HOST: "learner-0",
     env.WEIGHTS_PORT: "8001",
+    env.HOST: "0.0.0.0",
+    env.PORT: "8000",
 }
 
 

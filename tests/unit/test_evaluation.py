@@ -78,7 +78,17 @@ def run(
 
 def test_greedy_accuracy_is_the_share_of_prompts_that_are_right() -> None:
     assert run(EchoClient(), [GREEDY]) == {
-        "greedy": Score(accuracy=0.5, num_prompts=4, samples=1, num_unjudged=0, response_tokens_mean=1.0)
+        "greedy": Score(
+            accuracy=0.5,
+            num_prompts=4,
+            samples=1,
+            num_unjudged=0,
+            num_timeouts=0,
+            num_errors=0,
+            response_tokens_mean=1.0,
+            tokens_prompt=sum(len(p.token_ids) for p in PROMPTS),
+            tokens_generated=4,
+        )
     }
 
 
@@ -133,5 +143,13 @@ def judged(prompt_id: str, outcomes: list[Outcome]) -> list[Sample]:
 def test_a_score_by_hand() -> None:
     groups = {"0": judged("0", ["accepted", "error"]), "1": judged("1", ["accepted", "accepted"])}
     assert score(PROMPTS[:2], groups, samples=2) == Score(
-        accuracy=0.75, num_prompts=2, samples=2, num_unjudged=1, response_tokens_mean=1.5
+        accuracy=0.75,
+        num_prompts=2,
+        samples=2,
+        num_unjudged=1,
+        num_timeouts=0,
+        num_errors=1,
+        response_tokens_mean=1.5,
+        tokens_prompt=sum(len(p.token_ids) for p in PROMPTS[:2]),
+        tokens_generated=6,
     )

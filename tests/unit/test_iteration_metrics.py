@@ -39,16 +39,16 @@ def sample(prompt_id: str, stage: Stage, index: int, num_tokens: int, outcome: O
 
 
 def test_samples_are_counted_by_stage_and_the_unjudged_do_not_lower_the_accept_rate() -> None:
-    samples = [
-        sample("a", "pilot", 0, 2, "accepted"),
-        sample("a", "main", 0, 4, "rejected"),
-        sample("b", "main", 0, 6, "timeout"),
-        sample("b", "main", 1, 8, "accepted", cut=True),
-    ]
-    metrics = sample_metrics(BLOCK, samples, 2.0)
+    groups = {
+        "a": [sample("a", "pilot", 0, 2, "accepted"), sample("a", "main", 0, 4, "rejected")],
+        "b": [sample("b", "main", 0, 6, "timeout"), sample("b", "main", 1, 8, "accepted", cut=True)],
+    }
+    metrics = sample_metrics(BLOCK, groups, 2.0)
     assert metrics["accept_rate"] == metrics["reward_mean"] == pytest.approx(2 / 3)
     assert (metrics["num_timeouts"], metrics["num_errors"], metrics["num_prompts"]) == (1, 0, 2)
     assert (metrics["tokens_generated_pilot"], metrics["tokens_generated_main"], metrics["tokens_prompt"]) == (2, 18, 6)
+    # A prompt's samples share its prefill, and b has no pilot.
+    assert (metrics["tokens_prompt_pilot"], metrics["tokens_prompt_main"]) == (3, 6)
     assert (metrics["samples_per_second"], metrics["tokens_per_second"]) == (2.0, 10.0)
     assert (metrics["response_tokens_mean"], metrics["truncated_fraction"]) == (5.0, 0.25)
 

@@ -132,6 +132,7 @@ def test_only_the_learner_reaches_the_servers_whose_endpoints_can_replace_the_we
     assert ingress(job, "rollout", watched) == [({"learner", "monitoring"}, {8000})]
     assert ingress(job, "allocator", alone) == [({"learner", "gvm-system"}, {8000})]
     assert ingress(job, "learner", alone) == [({"learner"}, None), ({"rollout"}, {8001})]
+    assert ingress(job, "learner", watched)[2:] == [({"monitoring"}, {8000})]
 
 
 def test_nccl_connects_servers_and_learner_on_ports_of_its_choice() -> None:

@@ -113,9 +113,10 @@ def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
 
 
 def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
-    Records(tmp_path, saves_samples=True).write_samples(7, PROMPTS, GROUPS)
+    Records(tmp_path, saves_samples=True).write_samples(7, PROMPTS, GROUPS, plan())
     table = pq.read_table(tmp_path / "samples" / "000007.parquet")
     assert {field.name: field.type for field in table.schema} == {
+        "iteration": pa.int32(),
         "prompt_id": pa.string(),
         "prompt": pa.string(),
         "answer": pa.string(),
@@ -123,13 +124,18 @@ def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
         "index": pa.int32(),
         "completion": pa.string(),
         "token_ids": pa.list_(pa.int32()),
+        "num_tokens": pa.int32(),
         "reward": pa.float32(),
         "outcome": pa.string(),
         "finish_reason": pa.string(),
         "policy_version": pa.int32(),
+        "accept_rate": pa.float32(),
+        "grad_norm": pa.float32(),
+        "sample_size": pa.int32(),
     }
     rows = table.to_pylist()
     assert rows[0] == {
+        "iteration": 7,
         "prompt_id": "a",
         "prompt": "1+1=",
         "answer": "2",
@@ -137,10 +143,14 @@ def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
         "index": 0,
         "completion": "a0",
         "token_ids": [7, 8, 1],
+        "num_tokens": 3,
         "reward": 1.0,
         "outcome": "accepted",
         "finish_reason": "stop",
         "policy_version": 3,
+        "accept_rate": 0.5,
+        "grad_norm": 3.0,
+        "sample_size": 2,
     }
     assert [(r["prompt_id"], r["stage"], r["index"], r["reward"], r["outcome"]) for r in rows] == [
         ("a", "pilot", 0, 1.0, "accepted"),
@@ -152,8 +162,8 @@ def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
 
 def test_an_iteration_without_samples_has_an_empty_table_of_the_same_columns(tmp_path: Path) -> None:
     records = Records(tmp_path, saves_samples=True)
-    records.write_samples(1, PROMPTS, GROUPS)
-    records.write_samples(2, PROMPTS, {"a": [], "b": [], "c": []})
+    records.write_samples(1, PROMPTS, GROUPS, plan())
+    records.write_samples(2, PROMPTS, {"a": [], "b": [], "c": []}, plan())
     first, second = (pq.read_table(tmp_path / "samples" / f"00000{i}.parquet") for i in (1, 2))
     assert second.num_rows == 0
     assert second.schema == first.schema
@@ -162,23 +172,25 @@ def test_an_iteration_without_samples_has_an_empty_table_of_the_same_columns(tmp
 def test_an_iteration_written_again_replaces_its_plan_and_samples(tmp_path: Path) -> None:
     records = Records(tmp_path, saves_samples=True)
     records.write_plan(3, plan(), [4, 4, 4])
-    records.write_samples(3, PROMPTS, GROUPS)
+    records.write_samples(3, PROMPTS, GROUPS, plan())
     records.write_plan(3, plan(sample_sizes=(1, 1, 1)), [0, 0, 0])
-    records.write_samples(3, PROMPTS, {"a": GROUPS["a"][:1], "b": [], "c": []})
+    records.write_samples(3, PROMPTS, {"a": GROUPS["a"][:1], "b": [], "c": []}, plan())
     assert json.loads((tmp_path / "plans" / "000003.json").read_text())["sample_sizes"] == [1, 1, 1]
     assert pq.read_table(tmp_path / "samples" / "000003.parquet").num_rows == 1
-    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["000003.json", "000003.parquet"]
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["000003.json", "000003.parquet", "latest_samples.json"]
 
 
 @pytest.mark.parametrize(("saves_samples", "files"), [(True, ["000001.parquet"]), (False, [])])
 def test_samples_are_saved_only_where_that_is_asked_for(tmp_path: Path, saves_samples: bool, files: list[str]) -> None:
-    Records(tmp_path, saves_samples=saves_samples).write_samples(1, PROMPTS, GROUPS)
+    Records(tmp_path, saves_samples=saves_samples).write_samples(1, PROMPTS, GROUPS, plan())
     assert [p.name for p in (tmp_path / "samples").iterdir()] == files
 
 
 def test_text_that_is_no_ascii_survives(tmp_path: Path) -> None:
     prompt = Prompt(id="π", text="∇ log π ≤ 漢字", token_ids=(1,), answer="½")
     odd = sample("π", "main", 0, 1.0, "accepted")
-    Records(tmp_path, saves_samples=True).write_samples(1, [prompt], {"π": [odd]})
+    Records(tmp_path, saves_samples=True).write_samples(
+        1, [prompt], {"π": [odd]}, plan(prompt_ids=("π",), sample_sizes=(1,), accept_rates=(0.5,), grad_norms=(1.0,))
+    )
     (row,) = pq.read_table(tmp_path / "samples" / "000001.parquet").to_pylist()
     assert (row["prompt_id"], row["prompt"], row["answer"]) == ("π", "∇ log π ≤ 漢字", "½")

@@ -201,6 +201,8 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     ("spec/weightSync/backend", "nccl", "spec.weightSync.backend", ("nccl needs GPUs", "weightSync.backend: http")),
     ("spec/evaluation/datasets", DATASET, "spec.evaluation.datasets", ("valid array",)),
     ("spec/evaluation/datasets", [{"path": "x"}], "spec.evaluation.datasets[0].name", ("is missing", "add name")),
+    ("spec/learner/reportTo", ["wandb", "wandb"], "spec.learner.reportTo", ("'wandb' stands twice",)),
+    ("spec/learner/reportTo", ["mlflow"], "spec.learner.reportTo[0]", ("'mlflow'", "'tensorboard' or 'wandb'")),
     ("spec/evaluation/datasets", [DATASET, DATASET], "spec.evaluation.datasets.name", ("'aime' stands twice",)),
     (
         "spec/evaluation/datasets",

@@ -50,6 +50,8 @@ class AllocatorClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = f"{url}/v1/jobs/{job}"
+        self.num_retries = 0
+        """Requests that were sent again, over the client's life."""
         self._attempts = attempts
         self._wait = wait_exponential(multiplier=first_wait_seconds, max=15.0)
         self._http = httpx.AsyncClient(
@@ -112,6 +114,7 @@ class AllocatorClient:
         try:
             async for attempt in attempts:
                 with attempt:
+                    self.num_retries += attempt.retry_state.attempt_number > 1
                     return await self._once(method, path, content)
         except _UnavailableError as error:
             raise AllocatorError(f"{method} {self._url}{path} failed {self._attempts} times; last: {error}") from error

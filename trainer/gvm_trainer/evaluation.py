@@ -20,7 +20,12 @@ class Score:
     num_prompts: int
     samples: int
     num_unjudged: int
+    num_timeouts: int
+    num_errors: int
     response_tokens_mean: float
+    tokens_prompt: int
+    """Prompt tokens, each prompt counted once: its samples share the prefill."""
+    tokens_generated: int
 
 
 async def evaluate(
@@ -58,10 +63,15 @@ async def evaluate(
 def score(prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], *, samples: int) -> Score:
     """avg@k of judged groups of k samples each."""
     flat = [sample for prompt in prompts for sample in groups[prompt.id]]
+    num_tokens = sum(len(s.completion.token_ids) for s in flat)
     return Score(
         accuracy=sum(s.is_accepted for s in flat) / len(flat),
         num_prompts=len(prompts),
         samples=samples,
         num_unjudged=sum(not s.is_judged for s in flat),
-        response_tokens_mean=sum(len(s.completion.token_ids) for s in flat) / len(flat),
+        num_timeouts=sum(s.outcome == "timeout" for s in flat),
+        num_errors=sum(s.outcome == "error" for s in flat),
+        response_tokens_mean=num_tokens / len(flat),
+        tokens_prompt=sum(len(prompt.token_ids) for prompt in prompts),
+        tokens_generated=num_tokens,
     )

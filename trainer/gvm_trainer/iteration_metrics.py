@@ -1,22 +1,31 @@
 """What an iteration's samples, plan and updates come to, as metrics.jsonl has it. Pure; `records` explains the keys."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from gvm_api.wire import Plan
 from gvm_trainer.engine import UpdateStats
-from gvm_trainer.samples import Prompt, Sample
+from gvm_trainer.samples import Prompt, Sample, Stage
 from gvm_trainer.variance import Variances, gini
 
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
-def sample_metrics(block: Sequence[Prompt], samples: Sequence[Sample], sampling_seconds: float) -> dict[str, Any]:
+
+def sample_metrics(
+    block: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], sampling_seconds: float
+) -> dict[str, Any]:
     """Of what was drawn and how it was judged; `sampling_seconds` is both stages' time."""
+    samples = [s for prompt in block for s in groups[prompt.id]]
     judged = [s for s in samples if s.is_judged]
     tokens = {
-        stage: sum(len(s.completion.token_ids) for s in samples if s.completion.stage == stage)
-        for stage in ("pilot", "main")
+        stage: sum(len(s.completion.token_ids) for s in samples if s.completion.stage == stage) for stage in STAGES
+    }
+    # A prompt's samples share its prefill.
+    prompt_tokens = {
+        stage: sum(len(p.token_ids) for p in block if any(s.completion.stage == stage for s in groups[p.id]))
+        for stage in STAGES
     }
     seconds = max(sampling_seconds, 1e-9)
     return {
@@ -28,8 +37,8 @@ def sample_metrics(block: Sequence[Prompt], samples: Sequence[Sample], sampling_
         "num_timeouts": sum(s.outcome == "timeout" for s in samples),
         "num_errors": sum(s.outcome == "error" for s in samples),
         "tokens_prompt": sum(len(p.token_ids) for p in block),
-        "tokens_generated_pilot": tokens["pilot"],
-        "tokens_generated_main": tokens["main"],
+        **{f"tokens_prompt_{stage}": num for stage, num in prompt_tokens.items()},
+        **{f"tokens_generated_{stage}": num for stage, num in tokens.items()},
         "samples_per_second": len(samples) / seconds,
         "tokens_per_second": sum(tokens.values()) / seconds,
     }

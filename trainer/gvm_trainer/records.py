@@ -19,6 +19,7 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     num_samples_pilot, …_main       samples drawn in each stage
     num_timeouts, num_errors        samples without a verdict, by cause
     tokens_prompt                   tokens of the prompts, each counted once
+    tokens_prompt_pilot, …_main     the same of the prompts that are sampled in each stage
     tokens_generated_pilot, …_main  response tokens drawn in each stage
     samples_total, tokens_total     samples and response tokens of the whole run so far
     samples_per_second, tokens_per_second  both stages' over the seconds they took
@@ -28,10 +29,13 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     sample_size_max                 largest second-stage budget n_i
     sample_size_gini                Gini coefficient of both stages' sizes
     num_at_floor, num_at_cap        prompts whose n_i is minSamples, or maxSamples
-    sync_bytes                      bytes of weights pushed to the servers
+    num_retries_rollout, …_allocator  requests that were sent again
+    sync_seconds, sync_bytes        time of the sync into all servers, and the size of the weights
     parity_mean_abs, …_max_abs      nats a token by which servers and learner differ after the sync
-    eval                            by evaluation set: accuracy, num_prompts, samples (k of avg@k), num_unjudged,
-                                    response_tokens_mean; null where none was due
+    eval                            by evaluation set: accuracy, num_prompts, samples (k of avg@k), num_unjudged
+                                    (num_timeouts, num_errors), response_tokens_mean, tokens_prompt,
+                                    tokens_generated; null where none was due
+    idle_rollout, idle_learner      share of the iteration's time in which the servers, the learner had nothing to do
     seconds                         by stage of the loop, and `total`
     time, elapsed_seconds           Unix time; seconds of the whole run so far, all restarts included
 
@@ -39,8 +43,9 @@ Keys of plans/NNNNNN.json, lists with one entry a prompt of the iteration:
     prompt_ids, pilot_sizes, sample_sizes, accept_rates (posterior means of p_i), grad_norms (G_i), and iteration,
     policy, predicted_variance, predicted_variance_uniform (the allocator's own, of the second stage).
 
-samples/NNNNNN.parquet has one row a sample; its columns are those of `Completion`, `Sample` and `Prompt`. reward
-is null where outcome is timeout or error.
+samples/NNNNNN.parquet has one row a sample: the columns of `Completion`, `Sample` and `Prompt`, and what the plan knew
+of its prompt: accept_rate (p), grad_norm (G) and sample_size (n_i, both stages). reward is null where outcome is
+timeout or error. latest_samples.json has some of the newest iteration's rows, without token ids, for a quick look.
 """
 
 import json
@@ -49,11 +54,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gvm_api.wire import Plan
 from gvm_trainer.checkpoints import replace_text, truncate_metrics
+from gvm_trainer.sample_rows import preview_rows, sample_rows, write_parquet
 from gvm_trainer.samples import Prompt, Sample
 
 
@@ -63,6 +66,7 @@ class Records:
     def __init__(self, run_dir: Path, *, saves_samples: bool) -> None:
         self.metrics = run_dir / "metrics.jsonl"
         self.plans, self.samples = run_dir / "plans", run_dir / "samples"
+        self.latest = run_dir / "latest_samples.json"
         self.saves_samples = saves_samples
         self.plans.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(parents=True, exist_ok=True)
@@ -91,31 +95,15 @@ class Records:
         }
         replace_text(self.plans / f"{iteration:06}.json", _strict_json(content))
 
-    def write_samples(self, iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]]) -> None:
-        """Write every sample of an iteration as Parquet, one row each."""
+    def write_samples(
+        self, iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], plan: Plan
+    ) -> None:
+        """Write every sample of an iteration as Parquet, one row each, and some of them as JSON."""
         if not self.saves_samples:
             return
-        rows = [
-            {
-                "prompt_id": prompt.id,
-                "prompt": prompt.text,
-                "answer": prompt.answer,
-                "stage": sample.completion.stage,
-                "index": sample.completion.index,
-                "completion": sample.completion.text,
-                "token_ids": sample.completion.token_ids,
-                "reward": sample.reward,
-                "outcome": sample.outcome,
-                "finish_reason": sample.completion.finish_reason,
-                "policy_version": sample.completion.policy_version,
-            }
-            for prompt in prompts
-            for sample in groups[prompt.id]
-        ]
-        path = self.samples / f"{iteration:06}.parquet"
-        temporary = path.with_suffix(".writing")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-        temporary.replace(path)
+        rows = sample_rows(iteration, prompts, groups, plan)
+        write_parquet(self.samples / f"{iteration:06}.parquet", rows)
+        replace_text(self.latest, _strict_json({"iteration": iteration, "samples": preview_rows(rows)}))
 
 
 def _strict_json(value: Any) -> str:
@@ -129,20 +117,3 @@ def _with_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_nulls(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-_SCHEMA = pa.schema(
-    {
-        "prompt_id": pa.string(),
-        "prompt": pa.string(),
-        "answer": pa.string(),
-        "stage": pa.string(),
-        "index": pa.int32(),
-        "completion": pa.string(),
-        "token_ids": pa.list_(pa.int32()),
-        "reward": pa.float32(),
-        "outcome": pa.string(),
-        "finish_reason": pa.string(),
-        "policy_version": pa.int32(),
-    }
-)

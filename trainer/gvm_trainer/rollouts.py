@@ -77,6 +77,10 @@ class RolloutClient:
             transport=transport,
             trust_env=False,
         )
+        self.num_retries = 0
+        """Requests that were sent again, over the client's life."""
+        self.num_waiting = 0
+        """Samples that were asked for and are not there yet."""
         self.expected_version: int | None = None
         """The policy version that answers must come from; None takes any. The loop sets it after each sync."""
 
@@ -130,13 +134,16 @@ class RolloutClient:
         await self.find_servers()
         # As many as the servers can hold; the rest waits here rather than asking for a place again and again.
         largest = max((len(group) for group in groups), default=1)
+        self.num_waiting = sum(map(len, groups))
         gate = asyncio.Semaphore(max(1, self._concurrency // largest) * len(self._fleet.urls))
         tasks = [asyncio.create_task(self._draw(group, params, gate)) for group in groups]
         try:
             for finished in asyncio.as_completed(tasks):
                 for completion in await finished:
+                    self.num_waiting -= 1
                     yield completion
         finally:
+            self.num_waiting = 0
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -206,6 +213,7 @@ class RolloutClient:
                     raise RolloutError(
                         f"rollout server {server.url}: {_describe(error)} (attempt {num_failures}, the last)"
                     ) from error
+                self.num_retries += 1
             else:
                 self._fleet.succeeded(server)
                 return result

@@ -9,6 +9,8 @@ from typing import Literal
 
 Stage = Literal["pilot", "main"]
 Outcome = Literal["accepted", "rejected", "timeout", "error"]
+SampleKey = tuple[str, Stage, int]
+"""Prompt id, stage and index: what identifies a sample within an iteration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +45,7 @@ class Completion:
     policy_version: int
 
     @property
-    def key(self) -> tuple[str, Stage, int]:
+    def key(self) -> SampleKey:
         """What identifies it within an iteration."""
         return (self.prompt_id, self.stage, self.index)
 

@@ -297,6 +297,17 @@ class LearnerSpec(PodSpec):
     collective_timeout_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """A collective that takes longer fails the gang, which restarts from the last checkpoint."""
 
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(max_length=2)] = ()
+    """Further places for each iteration's figures. tensorboard: RUN_DIR/tensorboard. wandb: Weights & Biases, whose
+    variables (WANDB_API_KEY, WANDB_PROJECT, …) belong into env or envFrom."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _are_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{names[0]!r} stands twice; name each place once")
+        return names
+
 
 class AllocatorSpec(PodSpec):
     """The service that holds posterior, budgets and ledger."""

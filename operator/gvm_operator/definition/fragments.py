@@ -30,7 +30,7 @@ def complete(name: str, node: Schema) -> Schema:
 
 def _merging(name: str) -> Schema:
     if name not in _KEYS:
-        return {"x-kubernetes-list-type": "atomic"}
+        return {"x-kubernetes-list-type": "set" if name == "reportTo" else "atomic"}
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [_KEYS[name]]}
 
 

@@ -88,6 +88,11 @@ class Verifier:
             future.cancel()
         _stop(self._pool)
 
+    @property
+    def num_waiting(self) -> int:
+        """Completions without a verdict yet."""
+        return len(self._waiting)
+
     def submit(self, completion: str, answer: str) -> Future[Verdict]:
         """Queue one completion. The future holds a verdict, no exception; cancelling it frees the worker.
 

@@ -1,0 +1,90 @@
+"""One iteration as one line of plain text: what `gvm run` prints and the learner logs.
+
+Owns the wording and the columns; reads the keys of metrics.jsonl. Standard library only, so that every process may
+use it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_MISSING = "–"
+_NUM_STAGES = 3
+_SMALLEST_SHARE = 0.03
+"""Stages below this share of the iteration's time are not named."""
+
+
+def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
+    """One line of metrics.jsonl in words; what was not measured is a dash, and columns keep their place.
+
+    `variance` is the plan's over the uniform plan's as predicted, then as realised: below 1 the allocation gains.
+    Of several evaluation sets the first has its column, the others follow at the end.
+
+    Example:
+        iteration  4/20  accuracy 0.807  accept 0.677  loss -0.3953  variance 0.74  realised 0.67     91 samples/s
+        19.2k tokens    6.1 s (main 2.9, pilot 2.7)
+    """
+    accuracy, *others = list(_accuracies(line).items()) or [("", None)]
+    iteration = line.get("iteration") or 0
+    width = len(str(max_iterations))
+    parts = [
+        f"iteration {iteration:>{width}}/{max_iterations}",
+        f"accuracy {_padded(accuracy[1], '.3f', 5)}",
+        f"accept {_padded(_number(line, 'accept_rate'), '.3f', 5)}",
+        f"loss {_padded(_number(line, 'loss'), '+.4f', 7)}",
+        f"variance {_padded(_ratio(line, 'predicted'), '.2f', 4)}",
+        f"realised {_padded(_ratio(line, 'realised'), '.2f', 4)}",
+        f"{_compact(_number(line, 'samples_per_second')):>5} samples/s",
+        f"{_compact(_generated_tokens(line)):>5} tokens",
+        _time(line),
+    ]
+    if not iteration:
+        parts = [f"{'before training':<{11 + 2 * width}}", parts[1], _time(line).lstrip()]
+    return "  ".join(parts + [f"{name} {_padded(value, '.3f', 5)}" for name, value in others])
+
+
+def _accuracies(line: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: _number(scores or {}, "accuracy") for name, scores in (line.get("eval") or {}).items()}
+
+
+def _number(values: Mapping[str, Any], key: str) -> float | None:
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _ratio(line: Mapping[str, Any], which: str) -> float | None:
+    value, uniform = _number(line, f"{which}_variance"), _number(line, f"{which}_variance_uniform")
+    return None if value is None or not uniform else value / uniform
+
+
+def _generated_tokens(line: Mapping[str, Any]) -> float | None:
+    stages = [_number(line, f"tokens_generated_{stage}") for stage in ("pilot", "main")]
+    known = [tokens for tokens in stages if tokens is not None]
+    return sum(known) if known else None
+
+
+def _padded(value: float | None, form: str, width: int) -> str:
+    return f"{_MISSING if value is None else format(value, form):<{width}}"
+
+
+def _compact(value: float | None) -> str:
+    """At most five characters: 412, 19.1k, 8.40M."""
+    if value is None:
+        return _MISSING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
+    return f"{value:.0f}" if value >= 9.95 or value == int(value) else f"{value:.1f}"
+
+
+def _time(line: Mapping[str, Any]) -> str:
+    """Seconds of the iteration, and of its largest stages."""
+    seconds = line.get("seconds") or {}
+    total = _number(seconds, "total")
+    if total is None:
+        return f"{_MISSING:>6} s"
+    stages = {name: _number(seconds, name) or 0.0 for name in seconds if name != "total"}
+    largest = sorted(stages, key=lambda name: -stages[name])[:_NUM_STAGES]
+    named = [f"{name} {stages[name]:.1f}" for name in largest if stages[name] > _SMALLEST_SHARE * total]
+    return f"{total:6.1f} s" + (f" ({', '.join(named)})" if named else "")

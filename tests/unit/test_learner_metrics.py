@@ -1,0 +1,202 @@
+"""The learner's metrics: the catalogue's names and labels, fed from an iteration's line, served over HTTP."""
+
+import math
+import time
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gvm_api.spec import GVMTrainingJob
+from gvm_metrics.catalogue import LEARNER
+from gvm_metrics.registry import Registry
+from gvm_trainer import metrics
+from gvm_trainer.metrics import LearnerMetrics
+from gvm_trainer.stopwatch import STAGES
+from gvm_trainer.weight_sync import ParityResult
+
+JOB = {"namespace": "research", "job": "math"}
+
+
+def job(**spec: Any) -> GVMTrainingJob:
+    manifest = {
+        "apiVersion": "gvm.rlhflow.dev/v1alpha1",
+        "kind": "GVMTrainingJob",
+        "metadata": {"name": "math", "namespace": "research"},
+        "spec": {"model": {"path": "policy"}, "dataset": {"path": "train.jsonl"}, **spec},
+    }
+    return GVMTrainingJob.model_validate(manifest)
+
+
+GPU = {"resources": {"limits": {"nvidia.com/gpu": 2}}}
+ON_GPUS = job(rollout={"replicas": 3, **GPU}, learner={"processesPerNode": 2, **GPU})
+SECONDS = {**dict.fromkeys(STAGES, 0.0), "pilot": 1.0, "main": 4.0, "train": 3.0, "total": 10.0}
+LINE: dict[str, Any] = {
+    "iteration": 3,
+    "step": 12,
+    "accept_rate": 0.6,
+    "reward_mean": 0.6,
+    "loss": -0.4,
+    "kl": 0.01,
+    "reference_kl": 0.0,
+    "entropy": 0.02,
+    "clip_fraction": 0.001,
+    "grad_norm": 0.13,
+    "learning_rate": 2e-4,
+    "truncated_fraction": 0.0,
+    "zero_gradient_fraction": 0.08,
+    "num_samples_pilot": 256,
+    "num_samples_main": 512,
+    "num_timeouts": 2,
+    "num_errors": 1,
+    "tokens_prompt_pilot": 700,
+    "tokens_prompt_main": 1430,
+    "tokens_generated_pilot": 9000,
+    "tokens_generated_main": 25038,
+    "samples_per_second": 58.4,
+    "tokens_per_second": 2856.0,
+    "predicted_variance": 15.0,
+    "predicted_variance_uniform": 60.0,
+    "realised_variance": 0.006,
+    "realised_variance_uniform": 0.008,
+    "idle_rollout": 0.5,
+    "idle_learner": 0.7,
+    "eval": {
+        "heldout": {
+            "accuracy": 0.875,
+            "num_prompts": 100,
+            "samples": 2,
+            "num_unjudged": 1,
+            "num_timeouts": 1,
+            "num_errors": 0,
+            "tokens_prompt": 1200,
+            "tokens_generated": 8000,
+        }
+    },
+    "seconds": SECONDS,
+    "time": 1_795_000_000.0,
+}
+
+
+def value(measures: LearnerMetrics, name: str, **labels: str) -> float:
+    found = measures.registry.prometheus.get_sample_value(name, {**JOB, **labels})
+    assert found is not None, f"{name} {labels} is not exposed"
+    return found
+
+
+def complete() -> LearnerMetrics:
+    """The metrics of a run that has done everything once."""
+    measures = LearnerMetrics(ON_GPUS)
+    measures.begun(parity_tolerance=0.1, num_dropped=7)
+    measures.follow_queues(rollout=lambda: 5.0, verifier=lambda: 2.0)
+    measures.synced(seconds=0.3, num_bytes=3_000_000)
+    measures.compared(ParityResult(max_abs=0.002, mean_abs=0.001, num_tokens=100, worst_url="http://r:1"))
+    measures.show(LINE)
+    measures.count(LINE, [20, 60, 60])
+    return measures
+
+
+def test_every_metric_of_the_catalogue_is_exposed_with_its_labels_and_type_and_no_other() -> None:
+    exposed = {}
+    for family in text_string_to_metric_families(complete().registry.render().decode()):
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                labels = frozenset(sample.labels) - {"le"}
+                exposed[family.name.removesuffix("_total")] = (family.type, labels)
+    assert exposed == {f.name.removesuffix("_total"): (f.kind, frozenset(f.labels)) for f in LEARNER}
+
+
+def test_gauges_say_what_the_line_says() -> None:
+    measures = complete()
+    assert value(measures, "gvm_iteration") == 3
+    assert value(measures, "gvm_accuracy", set="heldout") == 0.875
+    assert value(measures, "gvm_variance_ratio", kind="predicted") == 0.25
+    assert value(measures, "gvm_variance_ratio", kind="realised") == 0.75
+    assert value(measures, "gvm_idle_fraction", role="learner") == 0.7
+    assert value(measures, "gvm_parity_mean_abs_nats") == 0.001
+    assert value(measures, "gvm_queue_depth", queue="rollout") == 5
+    assert value(measures, "gvm_last_iteration_timestamp_seconds") == 1_795_000_000
+    assert value(measures, "gvm_max_iterations") == 100
+
+
+def test_counters_add_up_over_iterations_and_the_evaluation_counts_apart() -> None:
+    measures = complete()
+    measures.count({**LINE, "eval": None}, [20])
+    assert value(measures, "gvm_samples_total", stage="main") == 1024
+    assert value(measures, "gvm_samples_total", stage="evaluate") == 200
+    assert value(measures, "gvm_generated_tokens_total", stage="pilot") == 18_000
+    assert value(measures, "gvm_prompt_tokens_total", stage="evaluate") == 1200
+    assert value(measures, "gvm_verifier_failures_total", cause="timeout") == 2 + 1 + 2
+    assert value(measures, "gvm_stage_seconds_total", stage="train") == 6
+    assert value(measures, "gvm_response_tokens_count") == 4
+    assert value(measures, "gvm_response_tokens_bucket", le="32.0") == 2
+
+
+def test_gpu_seconds_are_what_each_role_holds_times_the_stage() -> None:
+    measures = complete()
+    assert value(measures, "gvm_gpu_seconds_total", role="rollout", stage="main") == 3 * 2 * 4
+    assert value(measures, "gvm_gpu_seconds_total", role="learner", stage="train") == 2 * 3
+    on_cpu = LearnerMetrics(job())
+    on_cpu.count(LINE, [])
+    assert value(on_cpu, "gvm_gpu_seconds_total", role="rollout", stage="main") == 0
+
+
+def test_what_was_not_measured_is_no_number_rather_than_zero() -> None:
+    measures = LearnerMetrics(job())
+    measures.show({**LINE, "realised_variance": None, "realised_variance_uniform": None, "loss": None})
+    assert math.isnan(value(measures, "gvm_realised_variance"))
+    assert math.isnan(value(measures, "gvm_variance_ratio", kind="realised"))
+    assert math.isnan(value(measures, "gvm_loss"))
+
+
+def test_the_evaluation_before_training_shows_accuracy_and_nothing_that_was_not_measured() -> None:
+    measures = LearnerMetrics(job())
+    line = {"iteration": 0, "step": 0, "eval": LINE["eval"], "seconds": SECONDS, "time": 1.0}
+    measures.show(line)
+    measures.count(line, [])
+    assert value(measures, "gvm_accuracy", set="heldout") == 0.875
+    assert measures.registry.prometheus.get_sample_value("gvm_loss", JOB) is None
+    assert value(measures, "gvm_samples_total", stage="main") == 0
+
+
+def test_one_stage_runs_at_a_time() -> None:
+    measures = LearnerMetrics(job())
+    for stage in ("pilot", "main", "pilot"):
+        measures.stage(stage)
+    assert [value(measures, "gvm_stage", stage=s) for s in ("idle", "pilot", "main")] == [0, 1, 0]
+
+
+def test_retries_are_counted_once_however_often_the_total_is_told() -> None:
+    measures = LearnerMetrics(job())
+    for total in (0, 2, 2, 5):
+        measures.retried("rollout", total)
+    measures.retried("allocator", 1)
+    assert value(measures, "gvm_retries_total", target="rollout") == 5
+    assert value(measures, "gvm_retries_total", target="allocator") == 1
+
+
+def test_metrics_are_served_until_they_are_not(free_port: int) -> None:
+    stop = metrics.serve(complete().registry, host="127.0.0.1", port=free_port)
+    try:
+        response = httpx.get(f"http://127.0.0.1:{free_port}/metrics", timeout=5, trust_env=False)
+    finally:
+        stop()
+    assert 'gvm_accuracy{job="math",namespace="research",set="heldout"} 0.875' in response.text
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{free_port}/metrics", timeout=5, trust_env=False)
+
+
+def test_a_registry_s_series_can_be_removed_and_removing_nothing_is_fine() -> None:
+    registry = Registry(LEARNER)
+    registry.set("gvm_loss", 1.0, "ns", "a")
+    registry.remove("gvm_loss", "ns", "a")
+    registry.remove("gvm_loss", "ns", "b")
+    assert "gvm_loss{" not in registry.render().decode()
+
+
+def test_begun_stamps_the_time_so_that_a_stalled_first_iteration_shows() -> None:
+    measures = LearnerMetrics(job())
+    before = time.time()
+    measures.begun(parity_tolerance=1e-3, num_dropped=0)
+    assert before <= value(measures, "gvm_last_iteration_timestamp_seconds") <= time.time()

@@ -1,0 +1,256 @@
+"""The training loop, on rank 0: from the last checkpoint, or the beginning, to maxIterations.
+
+Reads straight down; every step is another module's. Knows no formula, no server and no file.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from gvm_api.spec import JobSpec
+from gvm_trainer.advantages import training_samples
+from gvm_trainer.allocation import AllocatorClient
+from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
+from gvm_trainer.collective import Collective
+from gvm_trainer.e_step import EStep, Gathered, Groups
+from gvm_trainer.engine import UpdateStats, with_logprobs
+from gvm_trainer.estimator import estimator_of, predicted_variances
+from gvm_trainer.evaluation import Score, evaluate
+from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
+from gvm_trainer.policy_sync import PolicySync
+from gvm_trainer.prompt_order import PromptOrder
+from gvm_trainer.prompts import PromptSet
+from gvm_trainer.records import Records
+from gvm_trainer.reporter import Reporter
+from gvm_trainer.rewards import Verifier
+from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.samples import Prompt
+from gvm_trainer.stopwatch import Stopwatch, idle_fractions
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingLoop:
+    """The loop and all that it drives."""
+
+    spec: JobSpec
+    run_dir: Path
+    collective: Collective
+    client: RolloutClient
+    allocator: AllocatorClient
+    verifier: Verifier
+    policy_sync: PolicySync
+    e_step: EStep
+    records: Records
+    reporter: Reporter
+    tokenizer: PreTrainedTokenizerBase
+    training: PromptSet
+    held_out: dict[str, PromptSet]
+    order: PromptOrder = field(init=False)
+    checkpoints: Checkpoints = field(init=False)
+    # Where the run stands; a checkpoint holds all of these.
+    iteration: int = 0
+    samples_total: int = 0
+    tokens_total: int = 0
+    elapsed_before: float = 0.0
+    best_accuracy: float | None = None
+    best_iteration: int | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        storage = self.spec.storage
+        self.order = PromptOrder(
+            num_prompts=len(self.training.prompts),
+            seed=self.spec.algorithm.seed,
+            shuffle=self.spec.dataset.shuffle,
+        )
+        self.checkpoints = Checkpoints(self.run_dir, keep_last=storage.keep_last, keep_best=storage.keep_best)
+
+    async def run(self) -> None:
+        """From the last checkpoint, or the beginning, to maxIterations."""
+        async with self.reporter.reporting():
+            await self.client.wait_until_ready(self.spec.run_policy.startup_deadline_seconds)
+            await self._resume_or_begin()
+            self.reporter.running()
+            while self.iteration < self.spec.algorithm.max_iterations:
+                await self._iterate()
+            self.reporter.stage("saving")
+            await self.collective.in_worker(partial(write_final, self.run_dir, self._write_model))
+        await self.reporter.succeeded()
+
+    async def _resume_or_begin(self) -> None:
+        found = self.checkpoints.latest()
+        # A run that was killed before its first checkpoint left observations that will be made again.
+        await (self._begin() if found is None else self._resume(found))
+
+    async def _begin(self) -> None:
+        """Before training: the servers must already agree with the learner, and the first evaluation."""
+        await self.allocator.forget()
+        await self.allocator.register(self.spec.allocation)
+        self.records.resume(after_iteration=-1)
+        seconds = Stopwatch()
+        with seconds.of("sync"):
+            self.reporter.stage("first sync")
+            await self.policy_sync.push(self._probes(), version=0)
+        scores = await self._evaluate(seconds)
+        self.reporter.write(self._finished({"iteration": 0, "step": 0, "eval": _as_dicts(scores)}, seconds), [])
+
+    async def _resume(self, found: Path) -> None:
+        state = self.checkpoints.load(found)
+        self.reporter.stage("resuming")
+        await self.collective.call(self.collective.engine.load_state, str(found))
+        await self.allocator.restore(state.allocator)
+        await self.allocator.register(self.spec.allocation)
+        self.records.resume(after_iteration=state.iteration - 1)
+        self.records.write_metrics(state.metrics_line)
+        self.order = PromptOrder.from_state(state.prompt_order)  # type: ignore[arg-type]  # JSON of an OrderState
+        self.iteration, self.elapsed_before = state.iteration, state.elapsed_seconds
+        self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
+        self.best_accuracy, self.best_iteration = state.best_accuracy, state.best_iteration
+        self.reporter.show(state.metrics_line)
+        self.reporter.stage("sync")
+        await self.policy_sync.push(self._probes(), version=self.iteration)
+
+    async def _iterate(self) -> None:
+        """One iteration: draw, E-step, M-step, sync, evaluate, record."""
+        spec, seconds = self.spec, Stopwatch()
+        block = [self.training.prompts[i] for i in self.order.draw(spec.algorithm.prompts_per_iteration)]
+        gathered = await self.e_step.run(
+            block, iteration=self.iteration + 1, policy_version=self.iteration, seconds=seconds
+        )
+        with seconds.of("train"):
+            updates, num_without = await self._train(block, gathered)
+        self.iteration += 1
+        with seconds.of("sync"):
+            self.reporter.stage("sync")
+            synced = await self.policy_sync.push(self._probes(block, gathered.groups), version=self.iteration)
+        evaluated = await self._evaluate(seconds) if self._is_evaluation_due() else None
+        with seconds.of("records"):
+            self.records.write_samples(self.iteration, block, gathered.groups, gathered.plan)
+        line = self._line(block, gathered, updates, num_without, seconds)
+        line |= {**synced, "eval": evaluated and _as_dicts(evaluated)}
+        await self._maybe_checkpoint(evaluated, line, seconds)
+        lengths = [len(s.completion.token_ids) for s in gathered.samples]
+        self.reporter.write(self._finished(line, seconds), lengths)
+
+    async def _train(self, block: Sequence[Prompt], gathered: Gathered) -> tuple[list[UpdateStats], int]:
+        """The M-step. Returns each update's statistics and how many prompts gave no gradient."""
+        self.reporter.stage("train")
+        spec, updates, num_with = self.spec, [], 0
+        for number, share in enumerate(np.array_split(np.arange(len(block)), spec.algorithm.updates_per_iteration)):
+            mini_batch = {block[i]: gathered.groups[block[i].id] for i in share}
+            samples = training_samples(mini_batch, estimator_of(spec))
+            num_with += len({s.key[0] for s in samples})
+            if spec.algorithm.old_logprobs == "learner" and gathered.scored:
+                samples = with_logprobs(samples, [gathered.scored[s.key] for s in samples])
+            if samples:
+                updates.append(await self.collective.call(self.collective.engine.update, samples))
+            self.reporter.fraction((number + 1) / spec.algorithm.updates_per_iteration)
+        return updates, len(block) - num_with
+
+    def _line(
+        self,
+        block: Sequence[Prompt],
+        gathered: Gathered,
+        updates: Sequence[UpdateStats],
+        num_without: int,
+        seconds: Stopwatch,
+    ) -> dict[str, Any]:
+        """What metrics.jsonl says of the iteration, and the run's totals moved on by it."""
+        predicted = predicted_variances(self.spec, gathered.plan, gathered.pilot_sizes)
+        spent = seconds.read()
+        line = {
+            "iteration": self.iteration,
+            "step": self.collective.engine.num_updates,
+            "policy_version": self.iteration,
+            **sample_metrics(block, gathered.groups, spent["pilot"] + spent["main"]),
+            **plan_metrics(gathered.plan, gathered.pilot_sizes, predicted, gathered.realised),
+            **update_metrics(updates),
+            **self.reporter.retries(),
+            "num_prompts_dropped": self.training.num_dropped,
+            "zero_gradient_fraction": num_without / len(block),
+        }
+        self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
+        self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
+        return line | {"samples_total": self.samples_total, "tokens_total": self.tokens_total}
+
+    def _probes(self, block: Sequence[Prompt] = (), groups: Groups | None = None) -> list[tuple[int, ...]]:
+        """A few sequences of token ids for the parity check: this iteration's samples, or the first prompts."""
+        num = self.spec.weight_sync.parity_samples
+        if not groups:
+            return [p.token_ids for p in self.training.prompts[:num]]
+        pairs = [(p, groups[p.id][0]) for p in block if groups[p.id]][:num]
+        return [(*prompt.token_ids, *sample.completion.token_ids) for prompt, sample in pairs]
+
+    def _is_evaluation_due(self) -> bool:
+        is_last = self.iteration == self.spec.algorithm.max_iterations
+        return is_last or self.iteration % self.spec.evaluation.every_iterations == 0
+
+    async def _evaluate(self, seconds: Stopwatch) -> dict[str, Score]:
+        self.reporter.stage("evaluate")
+        with seconds.of("evaluate"):
+            return await evaluate(
+                self.client,
+                self.verifier,
+                [(dataset, self.held_out[dataset.name]) for dataset in self.spec.evaluation.datasets],
+                max_response_tokens=self.spec.rollout.max_response_tokens,
+                seed=self.spec.algorithm.seed,
+                on_progress=self.reporter.fraction,
+            )
+
+    async def _maybe_checkpoint(
+        self, evaluated: dict[str, Score] | None, line: dict[str, Any], seconds: Stopwatch
+    ) -> None:
+        every, last = self.spec.storage.checkpoint_every_iterations, self.spec.algorithm.max_iterations
+        is_best = self._is_best(evaluated)
+        if not (is_best or self.iteration % every == 0 or self.iteration == last):
+            return
+        self.reporter.stage("checkpoint")
+        with seconds.of("checkpoint"):
+            state = LoopState(
+                iteration=self.iteration,
+                step=self.collective.engine.num_updates,
+                samples_total=self.samples_total,
+                tokens_total=self.tokens_total,
+                elapsed_seconds=self._elapsed(),
+                best_accuracy=self.best_accuracy,
+                best_iteration=self.best_iteration,
+                prompt_order=dict(self.order.state()),
+                metrics_line=self._finished(line, seconds),
+                allocator=await self.allocator.snapshot(),
+            )
+            await self.collective.in_worker(lambda: self.checkpoints.save(state, self._write_state))
+
+    def _write_state(self, directory: Path) -> None:
+        self.collective.gang.call(self.collective.engine, "save_state", str(directory))
+        self._write_model(directory / "model")
+
+    def _write_model(self, directory: Path) -> None:
+        self.collective.gang.call(self.collective.engine, "save_model", str(directory))
+        self.tokenizer.save_pretrained(directory)
+
+    def _is_best(self, evaluated: dict[str, Score] | None) -> bool:
+        if not evaluated:
+            return False
+        accuracy = next(iter(evaluated.values())).accuracy
+        if self.best_accuracy is not None and accuracy <= self.best_accuracy:
+            return False
+        self.best_accuracy, self.best_iteration = accuracy, self.iteration
+        return True
+
+    def _finished(self, line: Mapping[str, Any], seconds: Stopwatch) -> dict[str, Any]:
+        spent = seconds.read()
+        idle = {f"idle_{role}": share for role, share in idle_fractions(spent).items()}
+        return {**line, **idle, "seconds": spent, "time": time.time(), "elapsed_seconds": self._elapsed()}
+
+    def _elapsed(self) -> float:
+        return self.elapsed_before + time.monotonic() - self.started
+
+
+def _as_dicts(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(score) for name, score in scores.items()}
