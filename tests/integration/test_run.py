@@ -9,6 +9,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -103,6 +104,26 @@ def check_final_checkpoint(run_dir: Path) -> None:
     assert "#" in answer
 
 
+def check_samples(run_dir: Path, *, iterations: int) -> None:
+    """Every sample of the ledger is a row that says what the plan knew of its prompt."""
+    import pyarrow.dataset as ds
+
+    files = sorted((run_dir / "samples").glob("*.parquet"))
+    assert len(files) == iterations
+    rows = ds.dataset(files).to_table().to_pylist()
+    counted = ledger(run_dir)
+    assert len(rows) == counted["numPilot"] + counted["numMain"]
+    assert sum(row["num_tokens"] for row in rows) == counted["numTokens"]
+    assert {row["iteration"] for row in rows} == set(range(1, iterations + 1))
+    for row in rows:
+        assert 0 < row["accept_rate"] < 1
+        assert row["grad_norm"] > 0
+        assert row["sample_size"] >= 1
+    newest = json.loads((run_dir / "latest_samples.json").read_text())
+    assert newest["iteration"] == iterations
+    assert 0 < len(newest["samples"]) <= 48
+
+
 def processes_of(run_dir: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -116,13 +137,16 @@ def processes_of(run_dir: Path) -> list[psutil.Process]:
 
 def test_a_short_run_meets_its_budgets_and_leaves_a_policy_a_report_and_no_process(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    output = finish(start(short_job(tmp_path, "short"), run_dir), run_dir)
+    output = finish(start(short_job(tmp_path, "short", learner={"reportTo": ["tensorboard"]}), run_dir), run_dir)
     assert "variance, predicted" in output
-    assert "iteration   3/3" in output
+    assert re.search(r"live page: http://127\.0\.0\.1:\d+/#token=", output)
+    assert re.search(r"iteration +3/3 ", output)
+    assert re.search(r"iteration +3/3 ", (run_dir / "logs/learner-0.log").read_text())
     check_records(run_dir, iterations=3, samples_per_iteration=64)
     check_final_checkpoint(run_dir)
     assert (run_dir / "report.html").stat().st_size > 10_000
-    assert len(list((run_dir / "samples").glob("*.parquet"))) == 3
+    check_samples(run_dir, iterations=3)
+    assert list((run_dir / "tensorboard").glob("events.out.tfevents.*"))
     assert processes_of(run_dir) == []
 
 

@@ -373,3 +373,30 @@ def test_a_learner_that_cannot_use_its_input_is_not_started_again(tmp_path: Path
     assert (tmp_path / "run" / "attempts").read_text() == "1"
     status = run_directory.read_status(tmp_path / "run")
     assert (status.phase, status.restarts, status.message) == ("Failed", 0, "spec.dataset.path: no such file")
+
+
+def test_prometheus_finds_every_process_while_the_run_lasts(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, shutil, socket\n"
+        "own = socket.create_server((os.environ['GVM_HOST'], int(os.environ['GVM_PORT'])))\n"
+        "run = pathlib.Path(os.environ['GVM_RUN_DIR'])\n"
+        "shutil.copy(run / 'targets.json', run / f\"seen-{os.environ['GVM_PORT']}\")\n"
+    )
+    run = run_of(job_of(learner=code, replicas={"learner": 2, "rollout": 2}), tmp_path)
+    run.execute()
+    seen = sorted(tmp_path.glob("seen-*"))
+    groups = json.loads(seen[0].read_text())
+    assert [group["labels"]["process"] for group in groups] == [
+        "allocator",
+        "rollout-0",
+        "rollout-1",
+        "learner-0",
+        "learner-1",
+    ]
+    assert groups[2]["labels"] == {"namespace": "default", "job": "a", "role": "rollout", "process": "rollout-1"}
+    addresses = [target for group in groups for target in group["targets"]]
+    assert len(set(addresses)) == 5
+    # Each learner was told the port under which it is announced.
+    assert sorted(f"seen-{a.partition(':')[2]}" for a in addresses[3:]) == [path.name for path in seen]
+    assert run.page_url == f"http://{addresses[0]}/#token={run.token}"
+    assert not (tmp_path / "targets.json").exists()
