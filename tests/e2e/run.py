@@ -1,19 +1,22 @@
 """The whole product on a cluster, as its user meets it: `make e2e`, or `python tests/e2e/run.py --help`.
 
 Images are built, the chart is installed by Helm, `kubectl apply` runs the arithmetic example (short) to its end.
-On the way: a wrong image is named in the status, a pause frees all pods, a learner that is killed goes on from its
-checkpoint. At the end the job and the release are removed, and nothing of them may be left. Prints the time of every
-step, and one JSON object at the end.
+On the way: a wrong image is named in the status, the live page and all metrics are looked at, a pause frees all pods,
+a learner that is killed goes on from its checkpoint. At the end the job and the release are removed, and nothing of
+them may be left. Prints the time of every step, and one JSON object at the end.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -87,8 +90,11 @@ def everything(report: Manifest, images: str, folder: Path) -> None:
         report["children_seconds"] = round(time.perf_counter() - created, 2)
         until_running(300)
         report["running_after_seconds"] = round(time.perf_counter() - created, 1)
-    with step("pause and resume", report):
+    with step("look at it", report):
         until(lambda: status().get("iteration", 0) >= 2, 300, "two iterations")
+        look_at_the_page()
+        look_at_the_metrics()
+    with step("pause and resume", report):
         pause_and_resume()
     with step("a learner that is killed goes on", report):
         kill_the_learner(report)
@@ -141,6 +147,48 @@ def until_running(seconds: float) -> None:
     """Wait until the job runs; it must not have failed."""
     until(lambda: status().get("phase") in ("Running", "Failed"), seconds, "the job to run")
     assert status()["phase"] == "Running", status()
+
+
+def look_at_the_page() -> None:
+    """`gvm page` brings the live page and its data here, for who has the token."""
+    command = [sys.executable, "-m", "gvm_cli.main", "page", "arithmetic", "--namespace", NAMESPACE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address, _, token = process.stdout.readline().removeprefix("live page: ").strip().partition("#token=")
+        assert "<title>" in get(address)
+        seen = json.loads(get(f"{address}v1/jobs/arithmetic/run", token))
+        assert [line["iteration"] for line in seen["lines"]][:3] == [0, 1, 2], seen
+        assert json.loads(get(f"{address}v1/jobs/arithmetic/run/samples", token))["samples"]
+        assert status_code(f"{address}v1/jobs/arithmetic/run", "wrong") == 401
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+
+
+def get(url: str, token: str = "") -> str:
+    """The text behind a URL."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def status_code(url: str, token: str) -> int:
+    """How a server answers."""
+    try:
+        get(url, token)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
+
+
+def look_at_the_metrics() -> None:
+    """Each role's pods serve their own metrics at the port that the PodMonitor names."""
+    code = "import urllib.request as u; print(u.urlopen('http://localhost:8000/metrics', timeout=10).read().decode())"
+    for role, metric in (("learner", "gvm_accuracy{"), ("allocator", "gvm_plan_seconds_count{"), ("rollout", "vllm:")):
+        pod = next(name for name in workloads("arithmetic", "pods") if role in name)
+        assert metric in run("kubectl", "exec", "-n", NAMESPACE, pod, "--", "python", "-c", code), role
 
 
 def pause_and_resume() -> None:
