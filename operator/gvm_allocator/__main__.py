@@ -26,7 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     store = Store(run_dir / "allocator.sqlite")
     try:
-        app = create_app(store, token, namespace=os.environ.get(env.NAMESPACE) or "default")
+        app = create_app(store, token, run_dir=run_dir, namespace=os.environ.get(env.NAMESPACE) or "default")
         uvicorn.run(
             app,
             host=env.require(env.HOST),

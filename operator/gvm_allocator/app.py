@@ -1,21 +1,26 @@
 """The allocator's HTTP routes. Each parses, calls `Jobs` and counts in the metrics; all else is elsewhere."""
 
-import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from gvm_allocator.bearer import Bearer, Tokens
 from gvm_allocator.body_limit import BodyLimit
 from gvm_allocator.jobs import Jobs, NotFoundError
 from gvm_allocator.ledger import ConflictError
 from gvm_allocator.metrics import Metrics
+from gvm_allocator.page import Page
+from gvm_allocator.request_times import RequestTimes
+from gvm_allocator.run_record import RunRecord
+from gvm_allocator.run_routes import run_routes
 from gvm_allocator.store import Store
 from gvm_api.base import Contract
 from gvm_api.load import describe_problem
@@ -33,29 +38,37 @@ from gvm_api.wire import (
     Snapshot,
 )
 
-Tokens = str | Mapping[str, str]
 
-
-def create_app(store: Store, token: Tokens, *, namespace: str = "default", max_body_bytes: int = 64 * 2**20) -> FastAPI:
+def create_app(
+    store: Store,
+    token: Tokens,
+    *,
+    run_dir: Path | None = None,
+    namespace: str = "default",
+    max_body_bytes: int = 64 * 2**20,
+) -> FastAPI:
     """The application.
 
     Args:
         store: where the jobs live; the caller closes it.
         token: the bearer token of all jobs, or of each by name.
+        run_dir: what the live page shows the record of; without one, it shows progress only.
         namespace: the metrics' label.
         max_body_bytes: larger request bodies are refused with 413.
 
     Raises:
         ValueError: a token is empty.
     """
-    if not token or not (isinstance(token, str) or all(token.values())):
-        raise ValueError("the bearer token is empty; set GVM_ALLOCATOR_TOKEN to a random string")
+    bearer = Bearer(token)
     # A body without a content type is JSON, too; the token keeps other sites' forms out.
     app = FastAPI(title="GVM allocator", version="1", redirect_slashes=False, strict_content_type=False)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     jobs, metrics = Jobs(store), Metrics(namespace)
-    app.include_router(_job_routes(jobs, metrics, token))
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(RequestTimes, record=metrics.requested)  # around the other: refusals are answers, too
+    app.include_router(_job_routes(jobs, metrics, bearer))
+    app.include_router(run_routes(jobs, None if run_dir is None else RunRecord(run_dir), bearer))
     app.include_router(_probes(jobs, metrics))
+    app.include_router(_page())
     app.add_exception_handler(RequestValidationError, _invalid)
     for error, status in (
         (NotFoundError, 404),
@@ -67,8 +80,8 @@ def create_app(store: Store, token: Tokens, *, namespace: str = "default", max_b
     return app
 
 
-def _job_routes(jobs: Jobs, metrics: Metrics, token: Tokens) -> APIRouter:
-    router = APIRouter(prefix="/v1/jobs/{job}", dependencies=[Depends(_Bearer(token))])
+def _job_routes(jobs: Jobs, metrics: Metrics, bearer: Bearer) -> APIRouter:
+    router = APIRouter(prefix="/v1/jobs/{job}", dependencies=[Depends(bearer)])
 
     @router.put("")
     def register(job: str, body: RegisterJob) -> RegisterJob:
@@ -84,6 +97,7 @@ def _job_routes(jobs: Jobs, metrics: Metrics, token: Tokens) -> APIRouter:
         answer = jobs.observe(job, body)
         if not answer.is_repeat:
             metrics.observed(job, body)
+            metrics.knows(job, jobs.num_known(job))
         return _json(answer)
 
     @router.post("/plans", response_model=Plan)
@@ -91,7 +105,7 @@ def _job_routes(jobs: Jobs, metrics: Metrics, token: Tokens) -> APIRouter:
         started = time.perf_counter()
         made, is_repeat = jobs.plan(job, body)
         if not is_repeat:
-            metrics.planned(job, made, time.perf_counter() - started)
+            metrics.planned(job, body, made, time.perf_counter() - started)
         return _json(made)
 
     @router.get("/plans/{iteration}/{block}", response_model=Plan)
@@ -121,6 +135,7 @@ def _job_routes(jobs: Jobs, metrics: Metrics, token: Tokens) -> APIRouter:
     @router.put("/snapshot", status_code=204)
     def restore(job: str, body: Snapshot) -> None:
         jobs.restore(job, body)
+        metrics.knows(job, jobs.num_known(job))
 
     @router.get("/progress")
     def progress(job: str) -> Progress:
@@ -129,7 +144,6 @@ def _job_routes(jobs: Jobs, metrics: Metrics, token: Tokens) -> APIRouter:
     @router.put("/progress")
     def report_progress(job: str, body: Progress) -> Progress:
         jobs.report_progress(job, body)
-        metrics.progressed(job, body)
         return body
 
     return router
@@ -154,22 +168,14 @@ def _probes(jobs: Jobs, metrics: Metrics) -> APIRouter:
     return router
 
 
-class _Bearer:
-    """Lets a request through that carries the job's token."""
+def _page() -> APIRouter:
+    router, page = APIRouter(), Page()
 
-    def __init__(self, token: Tokens) -> None:
-        self._token = token
+    @router.get("/")
+    def live_page(request: Request) -> Response:
+        return page.answer(request)
 
-    def __call__(self, job: str, request: Request) -> None:
-        expected = self._token if isinstance(self._token, str) else self._token.get(job, "")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_right = secrets.compare_digest(given.encode(), expected.encode())
-        if scheme.lower() != "bearer" or not expected or not is_right:
-            raise HTTPException(
-                401,
-                f"the bearer token is not job {job!r}'s; send Authorization: Bearer $GVM_ALLOCATOR_TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+    return router
 
 
 def _json(answer: Contract) -> Response:

@@ -5,6 +5,7 @@ state lives in memory and is written through; where a write fails, memory is dro
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,6 +38,7 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._states: dict[str, JobState] = {}
+        self._reported: dict[str, float] = {}
         self._lock = threading.RLock()
 
     def ping(self) -> None:
@@ -47,6 +49,28 @@ class Jobs:
         """
         with self._lock:
             self._store.ping()
+
+    def names(self) -> list[str]:
+        """Every registered job."""
+        with self._lock:
+            return self._store.names()
+
+    def allocation(self, name: str) -> AllocationSpec | None:
+        """How a job's budget is shared; None where it is not registered."""
+        with self._lock:
+            try:
+                return self._state(name).allocation
+            except NotFoundError:
+                return None
+
+    def num_known(self, name: str) -> int:
+        """Prompts that were ever observed.
+
+        Raises:
+            NotFoundError: the job is unknown.
+        """
+        with self._lock:
+            return self._state(name).posterior.num_prompts
 
     def register(self, name: str, allocation: AllocationSpec) -> None:
         """Make a job known, or change its allocation; what was observed stays."""
@@ -146,6 +170,7 @@ class Jobs:
         """Drop a job and all that was counted; no error where there is none."""
         with self._lock:
             self._states.pop(name, None)
+            self._reported.pop(name, None)
             self._store.delete(name)
 
     def known(self, name: str, ids: Sequence[str]) -> list[PromptPosterior]:
@@ -177,6 +202,13 @@ class Jobs:
         with self._lock:
             self._state(name)
             self._store.save_progress(name, progress)
+            self._reported[name] = time.monotonic()
+
+    def progress_age_seconds(self, name: str) -> float | None:
+        """How long ago the learner said it; None where this process has not heard from it."""
+        with self._lock:
+            reported = self._reported.get(name)
+        return None if reported is None else time.monotonic() - reported
 
     def _record(
         self, name: str, state: JobState, kind: Kind, request: Mutation, answer: str, changed: list[str]

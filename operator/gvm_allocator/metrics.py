@@ -1,93 +1,78 @@
-"""The allocator's Prometheus metrics: one registry a process, labels namespace and job, never a prompt.
+"""The allocator's Prometheus metrics, by the names in `gvm_metrics.catalogue`.
 
-Knows the wire's answers, not how they came about. That a repeated mutation is not counted again is the
-routes' care.
+Knows the wire's bodies and answers, not how they came about. That a repeated mutation is not counted again is the
+routes' care. What the learner says of the run is not repeated here: the learner exports it itself.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import numpy as np
 
-from gvm_api.wire import ObserveRequest, Plan, Progress
-
-_LABELS = ("namespace", "job")
-_SIZES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+from gvm_allocator.arrays import FloatArray, IntArray
+from gvm_api.wire import ObserveRequest, Plan, PlanRequest
+from gvm_metrics.catalogue import ALLOCATOR, DIFFICULTIES
+from gvm_metrics.registry import Registry
 
 
 class Metrics:
-    """Counters and gauges of every job that this process serves."""
+    """What is measured of every job that this process serves."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *more: str) -> Counter:
-            return Counter(name, text, (*_LABELS, *more), registry=self._registry)
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, _LABELS, registry=self._registry)
-
-        self._samples = counter("gvm_samples_total", "Samples drawn.", "stage")
-        self._accepted = counter("gvm_accepted_samples_total", "Samples that the verifier accepted.")
-        self._unjudged = counter("gvm_unjudged_samples_total", "Samples without a verdict (timeout or error).")
-        self._tokens = counter("gvm_response_tokens_total", "Response tokens of all samples.")
-        self._budget = counter("gvm_allocation_budget_samples_total", "Second-stage samples planned.")
-        self._floor = counter("gvm_allocation_floor_hits_total", "Prompts planned at minSamples.")
-        self._cap = counter("gvm_allocation_cap_hits_total", "Prompts planned at maxSamples.")
-        self._sizes = Histogram(
-            "gvm_allocation_sample_size",
-            "Samples planned for a prompt.",
-            _LABELS,
-            buckets=_SIZES,
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "gvm_plan_seconds", "Time to make a plan.", _LABELS, buckets=_SECONDS, registry=self._registry
-        )
-        self._variance = gauge("gvm_predicted_variance", "Predicted gradient variance of the newest plan.")
-        self._uniform = gauge("gvm_predicted_variance_uniform", "The same of the uniform plan with its budget.")
-        self._iteration = gauge("gvm_iteration", "Iteration that the learner is in.")
-        self._max_iterations = gauge("gvm_max_iterations", "Iterations of the whole run.")
-        self._step = gauge("gvm_step", "Optimiser steps taken.")
-        self._accuracy = gauge("gvm_accuracy", "Accuracy on the first held-out set.")
-        self._accept_rate = gauge("gvm_accept_rate", "Accepted share of the newest iteration's samples.")
-        self._speed = gauge("gvm_samples_per_second", "Samples drawn per second.")
-        self._reduction = gauge("gvm_variance_reduction", "Realised variance of uniform over that of the plan.")
+        self._registry = Registry(ALLOCATOR)
 
     def render(self) -> bytes:
         """The exposition text."""
-        return generate_latest(self._registry)
+        return self._registry.render()
 
     def observed(self, job: str, request: ObserveRequest) -> None:
         """Count a new observation."""
-        labels, outcomes = (self._namespace, job), request.outcomes
-        self._samples.labels(*labels, request.stage).inc(sum(o.num_samples for o in outcomes))
-        self._accepted.labels(*labels).inc(sum(o.num_accepted for o in outcomes))
-        self._unjudged.labels(*labels).inc(sum(o.num_unjudged for o in outcomes))
-        self._tokens.labels(*labels).inc(sum(o.num_tokens for o in outcomes))
+        num_samples = sum(outcome.num_samples for outcome in request.outcomes)
+        self._registry.add("gvm_ledger_samples_total", num_samples, self._namespace, job, request.stage)
 
-    def planned(self, job: str, plan: Plan, seconds: float) -> None:
+    def knows(self, job: str, num_prompts: int) -> None:
+        """Show how many prompts have a posterior."""
+        self._registry.set("gvm_allocation_known_prompts", num_prompts, self._namespace, job)
+
+    def planned(self, job: str, request: PlanRequest, plan: Plan, seconds: float) -> None:
         """Count a new plan that took `seconds`."""
-        labels = (self._namespace, job)
-        self._budget.labels(*labels).inc(sum(plan.sample_sizes))
-        self._floor.labels(*labels).inc(plan.num_at_floor)
-        self._cap.labels(*labels).inc(plan.num_at_cap)
-        self._seconds.labels(*labels).observe(seconds)
-        self._variance.labels(*labels).set(plan.predicted_variance)
-        self._uniform.labels(*labels).set(plan.predicted_variance_uniform)
-        sizes = self._sizes.labels(*labels)
-        for size in plan.sample_sizes:
-            sizes.observe(size)
+        registry, labels = self._registry, (self._namespace, job)
+        registry.add("gvm_allocation_budget_samples_total", sum(plan.sample_sizes), *labels)
+        registry.add("gvm_allocation_floor_hits_total", plan.num_at_floor, *labels)
+        registry.add("gvm_allocation_cap_hits_total", plan.num_at_cap, *labels)
+        registry.observe("gvm_plan_seconds", [seconds], *labels)
+        sizes = np.array(plan.sample_sizes, dtype=np.int64)
+        if request.pooled_sizes:
+            sizes = sizes + np.array(request.pooled_sizes, dtype=np.int64)
+        registry.observe("gvm_allocation_sample_size", sizes.tolist(), *labels)
+        registry.set("gvm_allocation_gini", gini(sizes), *labels)
+        self._show_shares(job, np.array(plan.accept_rates).clip(0, 1), sizes)
 
-    def progressed(self, job: str, progress: Progress) -> None:
-        """Show what the learner says; what it leaves out stays as it was."""
-        for gauge, value in (
-            (self._iteration, progress.iteration),
-            (self._max_iterations, progress.max_iterations),
-            (self._step, progress.step),
-            (self._accuracy, progress.accuracy),
-            (self._accept_rate, progress.accept_rate),
-            (self._speed, progress.samples_per_second),
-            (self._reduction, progress.variance_reduction),
-        ):
-            if value is not None:
-                gauge.labels(self._namespace, job).set(value)
+    def requested(self, method: str, route: str, code: int, seconds: float) -> None:
+        """Count a request that was answered with `code` after `seconds`."""
+        registry = self._registry
+        registry.observe("gvm_allocator_request_seconds", [seconds], self._namespace, method, route, str(code))
+
+    def _show_shares(self, job: str, accept_rates: FloatArray, sizes: IntArray) -> None:
+        """Of samples and of prompts, by class of p. Every class has a value, so that a graph has no gaps."""
+        num_classes = len(DIFFICULTIES)
+        # Compared with the same decimals as the classes' names: 0.6 · 5 is below 3 in binary.
+        bounds = np.array([float(name.split("-")[0]) for name in DIFFICULTIES[1:]])
+        classes = np.searchsorted(bounds, accept_rates, side="right")
+        samples = np.bincount(classes, weights=sizes, minlength=num_classes) / max(int(sizes.sum()), 1)
+        prompts = np.bincount(classes, minlength=num_classes) / sizes.size
+        for name, of_samples, of_prompts in zip(DIFFICULTIES, samples, prompts, strict=True):
+            self._registry.set("gvm_allocation_sample_share", float(of_samples), self._namespace, job, name)
+            self._registry.set("gvm_allocation_prompt_share", float(of_prompts), self._namespace, job, name)
+
+
+def gini(sizes: IntArray) -> float:
+    """The Gini coefficient of sizes ≥ 0, shape (m,): 0 where all are the same, near 1 where one has them all.
+
+    Example:
+        gini([1, 1, 2, 4]) = (2·(1·1 + 2·1 + 3·2 + 4·4) / 8 − 5) / 4 = 0.3125
+    """
+    total = int(sizes.sum())
+    if not total:
+        return 0.0
+    ranked = np.sort(sizes)
+    ranks = np.arange(1, sizes.size + 1)
+    return float((2 * (ranks * ranked).sum() / total - (sizes.size + 1)) / sizes.size)

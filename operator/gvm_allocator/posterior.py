@@ -98,6 +98,11 @@ class Posterior:
         return posterior
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts seen."""
+        return len(self._position)
+
+    @property
     def ids(self) -> list[str]:
         """Every prompt seen, in order of first sight."""
         return list(self._position)

@@ -54,6 +54,10 @@ class Store:
         """
         self._db.execute("SELECT count(*) FROM jobs").fetchone()
 
+    def names(self) -> list[str]:
+        """Every registered job."""
+        return [name for (name,) in self._db.execute("SELECT name FROM jobs ORDER BY name")]
+
     def load(self, name: str) -> JobState | None:
         """A job's state, or None where it is not registered."""
         found = self._db.execute("SELECT allocation, totals FROM jobs WHERE name = ?", [name]).fetchone()

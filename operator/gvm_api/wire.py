@@ -188,3 +188,103 @@ class Snapshot(Contract):
     allocation: AllocationSpec
     state: dict[str, Any]
     """The allocator's own; opaque to everybody else."""
+
+
+class JobList(Contract):
+    """GET /v1/jobs: the jobs that the token opens."""
+
+    jobs: tuple[str, ...]
+    """Names; a job counts as soon as its run directory names it, though its learner has not registered yet."""
+
+
+class RunFacts(Contract):
+    """What a job asks for, as far as it is known. The job file is in the run directory of a local run."""
+
+    namespace: str | None = None
+    model: str | None = None
+    """Path or hub id of the policy."""
+
+    algorithm: str | None = None
+    policy: str | None = None
+    """Of the allocation."""
+
+    samples_per_prompt: int | None = None
+    prompts_per_iteration: int | None = None
+    max_iterations: int | None = None
+    evaluation_sets: tuple[str, ...] = ()
+    """In the job's order: the first one's accuracy is the job's."""
+
+
+class RunView(Contract):
+    """GET /v1/jobs/{job}/run: how the run stands, and its record after an iteration."""
+
+    job: str
+    facts: RunFacts
+    progress: Progress
+    progress_age_seconds: float | None
+    """Since the learner said it; None where that was to an earlier process of the allocator, or never."""
+
+    server_seconds: float
+    """Unix time of the answer, by the clock of the machine that wrote the record, or one beside it."""
+
+    revision: str
+    """Of the record. It changes where lines that were given out may have been taken back (a learner resumed)."""
+
+    is_whole: bool
+    """The lines begin at the first iteration: put them in the place of all that was known."""
+
+    num_recorded: Count
+    """Iterations in the record; more than lines where an answer had to be thinned."""
+
+    num_unreadable: Count
+    """Half-written lines that were left out."""
+
+    lines: tuple[dict[str, Any], ...]
+    """Of metrics.jsonl, with its keys; null is what was not measured."""
+
+    plan_version: str | None
+    """Changes with the newest plan; None where there is none."""
+
+    samples_version: str | None
+    """Likewise, of the latest samples."""
+
+
+class SizeBin(Contract):
+    """Prompts whose n is from `low` to `high`, both included."""
+
+    low: int
+    high: int
+    num_prompts: Count
+
+
+class PlanView(Contract):
+    """GET /v1/jobs/{job}/run/plan: the newest plan. Points are a selection where there are many prompts."""
+
+    iteration: Count
+    policy: str
+    num_prompts: Count
+    """Of the plan; as many points as `sample_sizes` has are shown."""
+
+    prompt_ids: tuple[str, ...]
+    accept_rates: tuple[float | None, ...]
+    """p of each point."""
+
+    grad_norms: tuple[float | None, ...]
+    """G of each point."""
+
+    sample_sizes: tuple[int, ...]
+    """n of each point, pilot included."""
+
+    mean_size: float
+    """Mean n of all prompts."""
+
+    histogram: tuple[SizeBin, ...]
+    """n of all prompts."""
+
+
+class SamplesView(Contract):
+    """GET /v1/jobs/{job}/run/samples: samples of the last iteration, as the learner chose them."""
+
+    iteration: Count
+    samples: tuple[dict[str, Any], ...]
+    """With the keys of latest_samples.json."""
