@@ -309,6 +309,22 @@ def test_a_line_of_nulls_and_unknown_keys_is_shown_without_harm(run: Run, open_p
         assert table_of(page, "loss") == [["iteration", "loss"], ["1", "−0.3"], ["2", "–"]]
 
 
+def test_the_variance_saved_is_that_of_the_recent_iterations_together(run: Run, open_page: Open) -> None:
+    # Twelve iterations: the first two, which lost, are too old; the last alone would say −75 %.
+    realised = [0.4, 0.4, *[0.01] * 9, 0.07]
+    (run.folder / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps(metrics_line(i) | ({"realised_variance": realised[i - 1]} if i else {})) + "\n"
+            for i in range(13)
+        )
+    )
+    with run.served():
+        page = open_page()
+        card = "#numbers .card:has-text('Variance saved')"
+        expect(page, card, "60 %")  # 1 − (9·0.01 + 0.07) / (10·0.04)
+        expect(page, card, "realised, last 10 iterations; predicted 50 %")
+
+
 def test_convergence_is_shown_by_tokens_and_time_too(run: Run, open_page: Open) -> None:
     run.fill(4)
     with run.served():

@@ -194,3 +194,17 @@ def test_text_that_is_no_ascii_survives(tmp_path: Path) -> None:
     )
     (row,) = pq.read_table(tmp_path / "samples" / "000001.parquet").to_pylist()
     assert (row["prompt_id"], row["prompt"], row["answer"]) == ("π", "∇ log π ≤ 漢字", "½")
+
+
+def test_the_job_file_is_kept_beside_the_records_and_left_alone_where_it_lies_there(tmp_path: Path) -> None:
+    given, run_dir = tmp_path / "given.yaml", tmp_path / "run"
+    given.write_text("kind: GVMTrainingJob # π\n")
+    records = Records(run_dir, saves_samples=True)
+    records.keep_job(given)
+    assert (run_dir / "job.yaml").read_text() == given.read_text()
+    given.write_text("kind: GVMTrainingJob # of the next attempt\n")
+    records.keep_job(given)
+    assert (run_dir / "job.yaml").read_text() == given.read_text()
+    before = (run_dir / "job.yaml").stat()
+    records.keep_job(run_dir / "job.yaml")
+    assert (run_dir / "job.yaml").stat().st_ino == before.st_ino

@@ -43,6 +43,8 @@ Keys of plans/NNNNNN.json, lists with one entry a prompt of the iteration:
     prompt_ids, pilot_sizes, sample_sizes, accept_rates (posterior means of p_i), grad_norms (G_i), and iteration,
     policy, predicted_variance, predicted_variance_uniform (the allocator's own, of the second stage).
 
+job.yaml is the job as it was started last.
+
 samples/NNNNNN.parquet has one row a sample: the columns of `Completion`, `Sample` and `Prompt`, and what the plan knew
 of its prompt: accept_rate (p), grad_norm (G) and sample_size (n_i, both stages). reward is null where outcome is
 timeout or error. latest_samples.json has some of the newest iteration's rows, without token ids, for a quick look.
@@ -70,6 +72,12 @@ class Records:
         self.saves_samples = saves_samples
         self.plans.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(parents=True, exist_ok=True)
+
+    def keep_job(self, job_file: Path) -> None:
+        """Put the job file beside what comes of it, where it does not lie there already."""
+        own = self.metrics.with_name("job.yaml")
+        if not own.exists() or not own.samefile(job_file):
+            replace_text(own, job_file.read_text(encoding="utf-8"))
 
     def resume(self, *, after_iteration: int) -> None:
         """Take back what was written after the checkpoint."""

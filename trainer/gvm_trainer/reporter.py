@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from gvm_api.summary import summary_line
-
 from gvm_api import names, wire
+from gvm_api.summary import summary_line
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import RESTING, LearnerMetrics
 from gvm_trainer.records import Records

@@ -71,6 +71,8 @@ async def lead(
 ) -> None:
     """Rank 0: connect to the servers and the allocator, and run the loop."""
     spec = job.spec
+    records = Records(settings.run_dir, saves_samples=spec.storage.save_samples)
+    records.keep_job(settings.job_file)
     async with AsyncExitStack() as stack:
         with invalid_input_explained():
             verifier = stack.enter_context(Verifier(spec.reward))
@@ -103,7 +105,6 @@ async def lead(
         )
         measures.begun(parity_tolerance=policy_sync.tolerance, num_dropped=training.num_dropped)
         measures.follow_queues(rollout=lambda: client.num_waiting, verifier=lambda: verifier.num_waiting)
-        records = Records(settings.run_dir, saves_samples=spec.storage.save_samples)
         reporter = Reporter(
             max_iterations=spec.algorithm.max_iterations,
             allocator=allocator,

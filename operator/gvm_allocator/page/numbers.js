@@ -41,19 +41,28 @@ function acceptNumber(lines) {
   };
 }
 
-/** 1 − the variance over the uniform plan's: as realised, where that is measured. */
+const RECENT = 10; // iterations: one alone, measured on one draw of random halves, scatters widely
+
+/** 1 − the variance over the uniform plan's, of sums over the recent iterations: as realised, where it is measured. */
 function savedNumber(lines) {
-  const saved = (kind) => lines.map((line) => ratio(line, kind)).map((value) => (value === null ? null : 1 - value));
-  const [realised, predicted] = [saved("realised"), saved("predicted")];
-  const isMeasured = isNumber(realised[realised.length - 1]);
+  const course = (kind) => lines.map((_, at) => savedOver(lines.slice(Math.max(0, at + 1 - RECENT), at + 1), kind));
+  const [realised, predicted] = [course("realised"), course("predicted")];
+  const isMeasured = isNumber(last(realised));
   const curve = isMeasured ? realised : predicted;
-  const foreseen = percent(predicted[predicted.length - 1], 0);
+  const of = lines.length > 1 ? `last ${Math.min(RECENT, lines.length)} iterations` : "one iteration";
   return {
     name: "Variance saved",
-    value: percent(curve[curve.length - 1], 0),
-    more: isMeasured ? `realised last; predicted ${foreseen}` : "predicted, against uniform",
+    value: percent(last(curve), 0),
+    more: isMeasured ? `realised, ${of}; predicted ${percent(last(predicted), 0)}` : `predicted, ${of}`,
     curve,
   };
+}
+
+function savedOver(lines, kind) {
+  const known = lines.filter((line) => isNumber(ratio(line, kind)));
+  const sum = (name) => known.reduce((total, line) => total + line[name], 0);
+  const share = divided(sum(`${kind}_variance`), sum(`${kind}_variance_uniform`));
+  return share === null ? null : 1 - share;
 }
 
 function speedNumbers(lines) {
