@@ -42,11 +42,14 @@ fix: $(READY) ## format, and mend what ruff can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-generate: $(READY) ## write what is generated: crds/, the chart's copy, docs/job-reference.md
+generate: $(READY) ## write what is generated: crds/ and the chart's copy, dashboards, two pages of docs/
 	$(BIN)/python -m gvm_operator.definition.crd > crds/gvmtrainingjobs.yaml.new
 	mv crds/gvmtrainingjobs.yaml.new crds/gvmtrainingjobs.yaml
 	$(BIN)/python -m gvm_operator.definition.reference > docs/job-reference.md.new
 	mv docs/job-reference.md.new docs/job-reference.md
+	$(BIN)/python -m gvm_metrics.reference > docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
+	$(BIN)/python -m gvm_metrics.dashboards charts/gvm-operator/dashboards
 	cp crds/gvmtrainingjobs.yaml charts/gvm-operator/files/gvmtrainingjobs.yaml
 
 bench: $(READY) ## every benchmark, one JSON object each (the operator's where KUBECONFIG names a cluster)

@@ -1,9 +1,16 @@
 """What every test may use: golden files and the flag that rewrites them; Hypothesis without time limits."""
 
+import contextlib
+import json
+import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -38,3 +45,66 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
     return port
+
+
+class PrometheusServer:
+    """A Prometheus of a test's own, with its data in a folder."""
+
+    def __init__(self, folder: Path, scrape_configs: list[dict[str, Any]], port: int) -> None:
+        self.url, self.folder = f"http://127.0.0.1:{port}", folder
+        config = folder / "prometheus.json"  # which is YAML, too
+        every_second = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        config.write_text(json.dumps({"global": every_second, "scrape_configs": scrape_configs}))
+        self._command = [
+            "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 30
+        while not self._is_ready():
+            assert self._process.poll() is None, (self.folder / "prometheus.log").read_text()
+            assert time.monotonic() < deadline, "Prometheus is not ready in time"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=30)
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        """`data` of an answer of the API, such as of `query_range`."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        assert answer.status_code == 200, f"{parameters}: {answer.text}"
+        return answer.json()["data"]
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/-/ready", timeout=2).status_code == 200
+        return False
+
+
+@pytest.fixture(scope="session")
+def run_prometheus() -> Callable[..., contextlib.AbstractContextManager[PrometheusServer]]:
+    """Runs a Prometheus that scrapes every second: `with run_prometheus(folder, scrape_configs) as server`."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("needs prometheus; install it (Debian: apt install prometheus)")
+
+    @contextlib.contextmanager
+    def run(folder: Path, scrape_configs: list[dict[str, Any]]) -> Iterator[PrometheusServer]:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        server = PrometheusServer(folder, scrape_configs, port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+    return run

@@ -86,6 +86,7 @@ def _job_routes(jobs: Jobs, metrics: Metrics, bearer: Bearer) -> APIRouter:
     @router.put("")
     def register(job: str, body: RegisterJob) -> RegisterJob:
         jobs.register(job, body.allocation)
+        metrics.registered(job)
         return body
 
     @router.delete("", status_code=204)

@@ -4,6 +4,8 @@ Knows the wire's bodies and answers, not how they came about. That a repeated mu
 routes' care. What the learner says of the run is not repeated here: the learner exports it itself.
 """
 
+from typing import get_args
+
 import numpy as np
 
 from gvm_allocator.arrays import FloatArray, IntArray
@@ -22,6 +24,15 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text."""
         return self._registry.render()
+
+    def registered(self, job: str) -> None:
+        """Show every counter at 0: a rate over one that appears at 512 would miss the 512."""
+        for stage in get_args(ObserveRequest.model_fields["stage"].annotation):
+            self._registry.add("gvm_ledger_samples_total", 0, self._namespace, job, stage)
+        for what in ("budget_samples", "floor_hits", "cap_hits"):
+            self._registry.add(f"gvm_allocation_{what}_total", 0, self._namespace, job)
+        for histogram in ("gvm_plan_seconds", "gvm_allocation_sample_size"):
+            self._registry.observe(histogram, [], self._namespace, job)
 
     def observed(self, job: str, request: ObserveRequest) -> None:
         """Count a new observation."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_MISSING = "–"
+_MISSING, _BEFORE = "–", "before training"
 _NUM_STAGES = 3
 _SMALLEST_SHARE = 0.03
 """Stages below this share of the iteration's time are not named."""
@@ -28,10 +28,10 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     iteration = line.get("iteration") or 0
     width = len(str(max_iterations))
     parts = [
-        f"iteration {iteration:>{width}}/{max_iterations}",
+        f"iteration {iteration:>{width}}/{max_iterations}".ljust(len(_BEFORE)),
         f"accuracy {_padded(accuracy[1], '.3f', 5)}",
         f"accept {_padded(_number(line, 'accept_rate'), '.3f', 5)}",
-        f"loss {_padded(_number(line, 'loss'), '+.4f', 7)}",
+        f"loss {_loss(_number(line, 'loss')):<7}",
         f"variance {_padded(_ratio(line, 'predicted'), '.2f', 4)}",
         f"realised {_padded(_ratio(line, 'realised'), '.2f', 4)}",
         f"{_compact(_number(line, 'samples_per_second')):>5} samples/s",
@@ -39,7 +39,7 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
         _time(line),
     ]
     if not iteration:
-        parts = [f"{'before training':<{11 + 2 * width}}", parts[1], _time(line).lstrip()]
+        parts = [_BEFORE.ljust(len(parts[0])), parts[1], _time(line).lstrip()]
     return "  ".join(parts + [f"{name} {_padded(value, '.3f', 5)}" for name, value in others])
 
 
@@ -65,6 +65,13 @@ def _generated_tokens(line: Mapping[str, Any]) -> float | None:
 
 def _padded(value: float | None, form: str, width: int) -> str:
     return f"{_MISSING if value is None else format(value, form):<{width}}"
+
+
+def _loss(value: float | None) -> str:
+    """Seven characters, as long as it is below 1000."""
+    if value is None:
+        return _MISSING
+    return f"{value:+.{4 if abs(value) < 10 else 3 if abs(value) < 100 else 2}f}"
 
 
 def _compact(value: float | None) -> str:

@@ -1,91 +1,87 @@
-"""`gvm compare`: accuracy against samples of several runs in one page, and a table on the terminal."""
+"""`gvm compare`: accuracy against tokens of several runs, with intervals over seeds, as a page and on the terminal."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from gvm_cli.comparison import Curve, check_comparable, comparison_table, curves
-from gvm_cli.recorded_run import Run, read_run
+from gvm_cli.comparability import DEFAULT_TOKEN_TOLERANCE, check_comparable
+from gvm_cli.files import replace_file
+from gvm_cli.run_groups import Group, read_groups
+from gvm_cli.terminal import new_console
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gvm_cli.comparison import Comparison
 
 
 def compare(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Directories of two or more runs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default compare.html.")] = None,
+    run_dirs: Annotated[list[str], typer.Argument(help="Directories of two or more runs, or LABEL=RUN_DIR.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page; PNGs are put beside it.")] = Path(
+        "compare.html"
+    ),
+    baseline: Annotated[
+        str | None, typer.Option(help="Policy or label to compare with; default uniform, else the first.")
+    ] = None,
+    token_tolerance: Annotated[
+        float, typer.Option(min=0.0, help="By how much groups may differ in generated tokens, as a share.")
+    ] = DEFAULT_TOKEN_TOLERANCE,
 ) -> None:
-    """Compare allocation policies: accuracy against samples, averaged over seeds.
+    """Compare runs at equal tokens: accuracy with 95% intervals over seeds.
 
-    Writes one page and prints a table. Runs are grouped by their allocation
-    policy; the spread is one standard deviation over seeds. Runs that differ in
-    anything else that matters (model, data set, samples and updates an
-    iteration, learning rate, KL coefficient, …) are refused with exit 2. Give
-    each policy at least three seeds: with fewer, a difference may be chance.
+    Runs are grouped by their allocation policy, or by a label of yours. Prints
+    a table and a verdict, and writes one page (and its plots as PNG): accuracy
+    by generated tokens (the pilot's included), by samples and by iterations.
+
+    Runs that differ in anything that matters are refused with exit 2, a line a
+    difference: model, data, reward, algorithm, learning rate, KL anchor,
+    optimiser steps, generated tokens (--token-tolerance). Give each policy at
+    least three seeds, the same ones: with fewer, a difference may be chance.
+
+    Two policies, three seeds each:
 
     Example: gvm compare runs/uniform-* runs/gvm-* -o compare.html
+
+    Two settings of one policy:
+
+    Example: gvm compare 'pilot-2=runs/a-*' 'pilot-4=runs/b-*' --baseline pilot-2
     """
     try:
-        runs = [read_run(run_dir) for run_dir in run_dirs]
-        check_comparable(runs)
-        all_curves = curves(runs)
+        groups = read_groups(run_dirs)
+        check_comparable(groups, token_tolerance)
+        _write(groups, output, baseline, token_tolerance)
     except ValueError as error:
         for problem in str(error).splitlines():
             typer.echo(f"gvm: {problem}", err=True)
         raise typer.Exit(2) from error
-    path = output or Path("compare.html")
-    path.write_text(render(runs, all_curves), encoding="utf-8")
-    header, *rows = comparison_table(all_curves)
+
+
+def _write(groups: tuple[Group, ...], output: Path, baseline: str | None, token_tolerance: float) -> None:
+    # Imported here: matplotlib and scipy take a second that no other command should wait for.
+    from gvm_cli import compare_page, compare_tables
+    from gvm_cli.comparison import compare_groups
+
+    comparison = compare_groups(groups, baseline)
+    drawn = compare_page.comparison_plots(groups, comparison)
+    remarks = compare_tables.remarks(groups, token_tolerance, DEFAULT_TOKEN_TOLERANCE)
+    replace_file(output, compare_page.render(groups, comparison, drawn, remarks))
+    pictures = [output.with_suffix(".png"), *(output.with_name(f"{output.stem}_{p.name}.png") for p in drawn[1:])]
+    for path, plot in zip(pictures, drawn, strict=True):
+        replace_file(path, plot.png)
+    _print(comparison, remarks)
+    for path in (output, *pictures):
+        typer.echo(path)
+
+
+def _print(comparison: "Comparison", remarks: list[str]) -> None:
+    from gvm_cli.compare_tables import caption, result_table
+    from gvm_cli.verdicts import verdicts
+
+    console = new_console()
+    header, *rows = result_table(comparison)
     shown = Table(*header)
     for row in rows:
         shown.add_row(*row)
-    console = Console(soft_wrap=True)
     console.print(shown)
-    for remark in _remarks(all_curves):
-        console.print(remark, highlight=False)
-    typer.echo(path)
-
-
-def render(runs: list[Run], all_curves: tuple[Curve, ...]) -> str:
-    """The comparison as HTML."""
-    # Imported here: matplotlib takes a second that no other command should wait for.
-    from gvm_cli.page import page, paragraph, plots, section, table
-
-    name = runs[0].evaluation_sets[0]
-    caption = f"Accuracy on {name}, mean over seeds; the band is one standard deviation. Samples count the pilot."
-    return page(
-        "Comparison of allocation policies",
-        *(paragraph(remark) for remark in _remarks(all_curves)),
-        table(comparison_table(all_curves), has_header=True),
-        section("Accuracy", plots(("Accuracy by samples", caption, _figure(all_curves)))),
-        section("Runs", table([("run", "allocation", "seed"), *map(_run_row, runs)], has_header=True)),
-    )
-
-
-def _run_row(run: Run) -> tuple[str, ...]:
-    return str(run.directory), run.job.spec.allocation.policy, str(run.job.spec.algorithm.seed)
-
-
-def _remarks(all_curves: tuple[Curve, ...]) -> list[str]:
-    few = [curve.policy for curve in all_curves if curve.num_runs < 3]
-    return [f"Fewer than three seeds of {', '.join(few)}: a difference may be chance."] if few else []
-
-
-def _figure(all_curves: tuple[Curve, ...]) -> "Figure":
-    from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-
-    from gvm_cli.plots import SERIES, add_legend, new_figure
-
-    figure, (axes,) = new_figure(x="samples drawn, pilot included", y="accuracy")
-    for curve, colour in zip(all_curves, SERIES, strict=False):
-        low, high = curve.accuracy - curve.spread, curve.accuracy + curve.spread
-        axes.fill_between(curve.samples, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(curve.samples, curve.accuracy, color=colour, marker="o", markersize=3, label=curve.policy)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    add_legend(axes)
-    return figure
+    for text in (caption(comparison), *verdicts(comparison), *remarks):
+        console.print(text)

@@ -1,150 +1,166 @@
-"""Accuracy curves of several runs, by allocation policy, and whether the runs may be compared at all.
+"""Accuracy curves of groups of runs on common grids, and what they say of one another. Pure; knows no HTML, no plots.
 
-Runs are comparable where they differ in nothing but allocation, seed, length and machines. Pure.
+Everything is on the first evaluation set. A curve is linear between evaluations; grids end where the shortest run ends,
+so that at its last point every run has cost the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gvm_cli.recorded_run import Run
-from gvm_cli.report_summary import total_samples
+from gvm_cli.recorded_run import Line, Run
+from gvm_cli.report_summary import evaluations, total_tokens
+from gvm_cli.run_groups import Group
+from gvm_cli.seed_statistics import Interval, Ratio, difference_interval, first_reach, mean_interval, reach_ratio
 
 FloatArray = NDArray[np.float64]
 
-_MUST_MATCH = (
-    "model.",
-    "dataset.",
-    "reward.",
-    "algorithm.",
-    "evaluation.datasets",
-    "allocation.samplesPerPrompt",
-    "learner.learningRate",
-    "learner.warmupSteps",
-    "learner.weightDecay",
-    "learner.adamBetas",
-    "learner.maxGradNorm",
-    "rollout.maxResponseTokens",
-)
-_MAY_DIFFER = ("algorithm.seed", "algorithm.maxIterations")
+_GRID_POINTS = 401
+
+Cost = Callable[[Line], int]
+
+
+def iterations(line: Line) -> int:
+    """Iterations up to and including a line."""
+    return int(line["iteration"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
-    """Accuracy on the first evaluation set, averaged over the runs of one policy; arrays of one evaluation each.
+class Overlay:
+    """Accuracy of every run against one kind of cost."""
 
-    `spread` is the sample standard deviation over runs, NaN for a single run.
-    """
+    x: FloatArray
+    """Common grid, shape (G,)."""
 
-    policy: str
-    num_runs: int
-    iterations: tuple[int, ...]
-    samples: FloatArray
-    accuracy: FloatArray
-    spread: FloatArray
+    curves: tuple[FloatArray, ...]
+    """A group each, shape (runs, G)."""
 
-    def samples_to_reach(self, accuracy: float) -> float:
-        """Samples at the first evaluation that is at least as accurate; NaN where none is."""
-        reached = np.flatnonzero(self.accuracy >= accuracy)
-        return float(self.samples[reached[0]]) if reached.size else float("nan")
+    points: tuple[tuple[FloatArray, FloatArray], ...]
+    """A group each: cost and accuracy of every evaluation of its runs."""
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Raise ValueError, a line a difference, unless the runs may be compared."""
-    if len(runs) < 2:
-        raise ValueError("RUN_DIRS: one run cannot be compared; give at least two, e.g. of uniform and of gvm")
-    first = runs[0]
-    problems = [
-        problem
-        for run in runs[1:]
-        for problem in _differences(first, run, _MUST_MATCH, _MAY_DIFFER, "runs that differ in it do not compare")
-    ]
-    leaders: dict[str, Run] = {}
-    taken: dict[tuple[str, int], Run] = {}
-    for run in runs:
-        policy, seed = run.job.spec.allocation.policy, run.job.spec.algorithm.seed
-        leader = leaders.setdefault(policy, run)
-        problems += _differences(leader, run, ("allocation.",), (), f"runs of policy {policy} are averaged")
-        other = taken.setdefault((policy, seed), run)
-        if other is not run:
-            problems.append(
-                f"spec.algorithm.seed: {other.directory} and {run.directory} both have policy {policy} and seed "
-                f"{seed}; give each run its own seed"
-            )
-    if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One group against the baseline."""
+
+    label: str
+    num_seeds: int
+    accuracy: Interval
+    """At the last point of the grid of tokens."""
+
+    tokens_to_best: float
+    """To the baseline's best mean accuracy; NaN where the mean curve never is there."""
+
+    difference: Interval | None = None
+    """From the baseline; None for itself."""
+
+    ratio: Ratio | None = None
+    """How many times as many tokens the baseline needed; None for itself."""
+
+    num_pairs: int = 0
+    """Seeds that both have, 0 where the groups were compared unpaired."""
 
 
-def curves(runs: Sequence[Run]) -> tuple[Curve, ...]:
-    """One curve a policy, over the iterations at which every run was evaluated.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All groups, the baseline among them."""
+
+    evaluation_set: str
+    baseline: str
+    tokens: float
+    """At which accuracies are compared: the smallest total of all runs."""
+
+    best: float
+    """The baseline's best mean accuracy up to there."""
+
+    results: tuple[Result, ...]
+    by_tokens: Overlay
+
+
+def compare_groups(groups: Sequence[Group], baseline: str | None = None) -> Comparison:
+    """Compare groups with one of them: `baseline`, else `uniform` where it is among them, else the first.
 
     Raises:
-        ValueError: there is no such iteration.
+        ValueError: the runs were not evaluated on one set, or there is no such baseline.
     """
-    name = runs[0].evaluation_sets[0] if runs[0].evaluation_sets else None
-    scored = [{line["iteration"]: line for line in run.evaluated if name in line["eval"]} for run in runs]
-    shared = tuple(sorted(set.intersection(*(set(lines) for lines in scored))))
-    if name is None or not shared:
-        raise ValueError("RUN_DIRS: the runs share no evaluated iteration; set the same spec.evaluation in all")
-    policies = dict.fromkeys(run.job.spec.allocation.policy for run in runs)
-    result = []
-    for policy in policies:
-        group = [lines for run, lines in zip(runs, scored, strict=True) if run.job.spec.allocation.policy == policy]
-        samples = np.array([[total_samples(lines[i]) for i in shared] for lines in group], dtype=float)
-        accuracy = np.array([[lines[i]["eval"][name]["accuracy"] for i in shared] for lines in group])
-        spread = accuracy.std(axis=0, ddof=1) if len(group) > 1 else np.full(len(shared), np.nan)
-        result.append(
-            Curve(
-                policy=policy,
-                num_runs=len(group),
-                iterations=shared,
-                samples=samples.mean(axis=0),
-                accuracy=accuracy.mean(axis=0),
-                spread=spread,
-            )
-        )
-    return tuple(result)
+    labels = [group.label for group in groups]
+    if baseline is not None and baseline not in labels:
+        raise ValueError(f"--baseline {baseline!r}: is not among {', '.join(labels)}; choose one of these")
+    base = groups[labels.index(baseline or ("uniform" if "uniform" in labels else labels[0]))]
+    by_tokens = overlay(groups, total_tokens)
+    curves = dict(zip(labels, by_tokens.curves, strict=True))
+    mean = curves[base.label].mean(axis=0)
+    return Comparison(
+        evaluation_set=_evaluation_set(groups),
+        baseline=base.label,
+        tokens=float(by_tokens.x[-1]),
+        best=float(mean.max()),
+        results=tuple(_result(by_tokens.x, group, curves[group.label], base, curves[base.label]) for group in groups),
+        by_tokens=by_tokens,
+    )
 
 
-def comparison_table(all_curves: Sequence[Curve]) -> list[tuple[str, ...]]:
-    """Header and a row a policy. The last column is the cost of the baseline's best mean accuracy.
+def overlay(groups: Sequence[Group], cost: Cost) -> Overlay:
+    """Every run's accuracy on one grid, from where all runs have a value to where the first one ends.
 
-    The baseline is `uniform` where it is among them, else the first.
+    Raises:
+        ValueError: the runs were not evaluated on one set, or not over a common range.
     """
-    baseline = next((curve for curve in all_curves if curve.policy == "uniform"), all_curves[0])
-    target = float(baseline.accuracy.max())
-    needed = baseline.samples_to_reach(target)
-    to_target = f"samples to {target:.1%} ({baseline.policy}'s best)"
-    rows: list[tuple[str, ...]] = [("allocation", "seeds", "accuracy at the end", "best", "samples", to_target)]
-    for curve in all_curves:
-        reached = curve.samples_to_reach(target)
-        factor = f" ({needed / reached:.1f}x fewer)" if reached and curve is not baseline else ""
-        rows.append(
-            (
-                curve.policy,
-                str(curve.num_runs),
-                f"{curve.accuracy[-1]:.1%}" + ("" if curve.num_runs == 1 else f" ± {100 * curve.spread[-1]:.1f}"),
-                f"{curve.accuracy.max():.1%}",
-                f"{curve.samples[-1]:,.0f}",
-                "not reached" if np.isnan(reached) else f"{reached:,.0f}{factor}",
-            )
-        )
-    return rows
+    name = _evaluation_set(groups)
+    runs = [[_curve(run, name, cost) for run in group.runs] for group in groups]
+    each = [curve for group in runs for curve in group]
+    start, end = max(x[0] for x, _ in each), min(x[-1] for x, _ in each)
+    if start > end:
+        raise ValueError("RUN_DIRS: the runs' evaluations do not overlap; set the same spec.evaluation in all")
+    x = np.linspace(start, end, _GRID_POINTS if end > start else 1)
+    return Overlay(
+        x=x,
+        curves=tuple(np.stack([np.interp(x, *curve) for curve in group]) for group in runs),
+        points=tuple((np.concatenate([c[0] for c in group]), np.concatenate([c[1] for c in group])) for group in runs),
+    )
 
 
-def _differences(a: Run, b: Run, prefixes: tuple[str, ...], exempt: tuple[str, ...], why: str) -> list[str]:
-    left, right = (_flat(run.job.spec.model_dump(mode="json", by_alias=True)) for run in (a, b))
-    return [
-        f"spec.{key}: {left.get(key)!r} in {a.directory} but {right.get(key)!r} in {b.directory}; {why}"
-        for key in sorted(left.keys() | right.keys())
-        if key.startswith(prefixes) and not key.startswith(exempt) and left.get(key) != right.get(key)
-    ]
+def pairs(group: Group, base: Group) -> list[tuple[int, int]]:
+    """Places of the runs with the same seed; none where too few are, so that pairing would waste runs."""
+    shared = [seed for seed in group.seeds if seed in base.seeds]
+    if len(shared) < 2 or len(shared) < min(len(group.seeds), len(base.seeds)):
+        return []
+    return [(group.seeds.index(seed), base.seeds.index(seed)) for seed in shared]
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {path: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}" if path else key).items()}
+def _evaluation_set(groups: Sequence[Group]) -> str:
+    names = [run.evaluation_sets[:1] for group in groups for run in group.runs]
+    if () in names or len(set(names)) > 1:
+        raise ValueError("RUN_DIRS: the runs share no evaluation; wait for the first, and set the same spec.evaluation")
+    return names[0][0]
+
+
+def _curve(run: Run, name: str, cost: Cost) -> tuple[FloatArray, FloatArray]:
+    lines = evaluations(run, name)
+    x = np.array([cost(line) for line in lines], dtype=float)
+    return x, np.array([line["eval"][name]["accuracy"] for line in lines], dtype=float)
+
+
+def _result(x: FloatArray, group: Group, curves: FloatArray, base: Group, baselines: FloatArray) -> Result:
+    best = baselines.mean(axis=0).max()
+    reached = first_reach(x, curves.mean(axis=0)[None], np.array([best]))[0]
+    result = partial(
+        Result,
+        label=group.label,
+        num_seeds=len(group.runs),
+        accuracy=mean_interval(curves[:, -1]),
+        tokens_to_best=float(reached),
+    )
+    if group is base:
+        return result()
+    paired = pairs(group, base)
+    if paired:
+        curves, baselines = curves[[place for place, _ in paired]], baselines[[place for _, place in paired]]
+    return result(
+        difference=difference_interval(curves[:, -1], baselines[:, -1], is_paired=bool(paired)),
+        ratio=reach_ratio(x, curves, baselines, is_paired=bool(paired)),
+        num_pairs=len(paired),
+    )

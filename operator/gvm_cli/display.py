@@ -1,7 +1,8 @@
-"""What a run prints: one line an iteration, a progress bar on a terminal, a table at the end."""
+"""What a run prints: a line an iteration, a bar on a terminal or plain progress in a log, a table at the end."""
 
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,45 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from gvm_api.status import JobStatus
+from gvm_api.summary import summary_line
 from gvm_api.wire import Progress as LearnerProgress
 from gvm_cli import run_directory
+from gvm_cli.terminal import printable
+
+_REMINDER_SECONDS = 30.0
+"""A log gets a line of progress where nothing was printed for so long."""
+
+Line = Mapping[str, Any]
 
 
 @dataclass(kw_only=True, slots=True)
 class Display:
     """Prints a run as it goes. Call `show` often; it prints what is new.
 
-    With `as_json`, standard output gets the lines of metrics.jsonl and nothing else.
+    With `as_json`, standard output gets the lines of metrics.jsonl and nothing else; `console` should write to
+    standard error then. `quiet` leaves messages alone, such as that of a restart.
     """
 
     console: Console
     run_dir: Path
     as_json: bool = False
     quiet: bool = False
+    clock: Callable[[], float] = time.monotonic
+    """Seconds."""
+
     _seen: int = 0
     _bar: Progress | None = None
     _task: TaskID | None = None
     _message: str = ""
-    _first: tuple[float, int] | None = field(default=None)
+    _first: tuple[float, int] | None = None
+    _printed_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._printed_at = self.clock()
 
     def __enter__(self) -> "Display":
         self._seen = len(run_directory.read_metrics(self.run_dir))
-        if self.console.is_terminal and not self.as_json and not self.quiet:
+        if self._is_interactive and not self.as_json and not self.quiet:
             columns = (TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, TimeElapsedColumn(), console=self.console)
             self._task = self._bar.add_task("starting", total=1.0, facts="")
@@ -45,57 +61,73 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def _is_interactive(self) -> bool:
+        """Whether a line can be drawn again; a dumb terminal is as a file."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
     def show(self, status: JobStatus, progress: LearnerProgress | None) -> None:
-        """Print new iterations and messages, and move the bar."""
+        """Print new iterations and messages, and say how far the current stage is."""
         if status.message and status.message != self._message:
             self._message = status.message
-            self.console.print(status.message, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self._print(printable(status.message), style="yellow")
         lines = run_directory.read_metrics(self.run_dir)
         self._seen = min(self._seen, len(lines))  # a restarted learner takes lines back
         for line in lines[self._seen :]:
             self._print_line(line, status.max_iterations)
         self._seen = len(lines)
         if self._bar is not None and self._task is not None:
-            self._move_bar(status, progress)
+            self._move_bar(self._bar, self._task, status, progress)
+        elif not self.quiet and self.clock() - self._printed_at >= _REMINDER_SECONDS:
+            self._print("  ".join(_nonempty(self._where(status, progress), *self._facts(progress))))
 
-    def _print_line(self, line: dict[str, Any], max_iterations: int) -> None:
+    def _print(self, text: str, *, style: str = "") -> None:
+        self._printed_at = self.clock()
+        # On a terminal a long line is cut, so that columns stay under one another; a log gets all of it.
+        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if self._is_interactive else {}
+        self.console.print(text, style=style, highlight=False, markup=False, **({"soft_wrap": True} | fit))
+
+    def _print_line(self, line: Line, max_iterations: int) -> None:
         if self.quiet:
             return
         if self.as_json:
+            self._printed_at = self.clock()
             print(json.dumps(line), flush=True)
             return
-        self.console.print(summary_line(line, max_iterations), highlight=False, soft_wrap=True)
+        self._print(summary_line(line, max_iterations))
 
-    def _move_bar(self, status: JobStatus, progress: LearnerProgress | None) -> None:
-        assert self._bar is not None
-        assert self._task is not None
+    def _move_bar(self, bar: Progress, task: TaskID, status: JobStatus, progress: LearnerProgress | None) -> None:
+        done = progress.iteration / progress.max_iterations if progress and progress.max_iterations else 0.0
+        facts = "  ".join(_nonempty(*self._facts(progress)))
+        bar.update(task, completed=done, description=self._where(status, progress), facts=facts)
+
+    def _where(self, status: JobStatus, progress: LearnerProgress | None) -> str:
+        """The iteration that is being worked on and its stage, e.g. iteration 3/20 main 45 %."""
+        if progress is None or not progress.max_iterations or not progress.stage:
+            return status.phase.lower()
+        stage = progress.stage + ("" if progress.stage_fraction is None else f" {100 * progress.stage_fraction:.0f} %")
+        if not self._seen and not progress.iteration:
+            return f"before training {stage}"
+        current = min(progress.iteration + 1, progress.max_iterations)
+        return f"iteration {current}/{progress.max_iterations} {stage}"
+
+    def _facts(self, progress: LearnerProgress | None) -> list[str]:
         if progress is None or not progress.max_iterations:
-            self._bar.update(self._task, description=status.phase.lower())
-            return
-        done = progress.iteration / progress.max_iterations
-        facts = [
+            return []
+        return [
             _fact("samples/s", progress.samples_per_second, ".0f"),
             _fact("accept", progress.accept_rate, ".2f"),
             _fact("accuracy", progress.accuracy, ".3f"),
             self._time_left(progress),
         ]
-        stage = progress.stage
-        if progress.stage_fraction is not None:
-            stage += f" {progress.stage_fraction:.0%}"
-        self._bar.update(
-            self._task,
-            completed=done,
-            description=f"iteration {progress.iteration}/{progress.max_iterations} {stage}",
-            facts="  ".join(f for f in facts if f),
-        )
 
     def _time_left(self, progress: LearnerProgress) -> str:
         if self._first is None:
-            self._first = (time.monotonic(), progress.iteration)
+            self._first = (self.clock(), progress.iteration)
         since, iteration = self._first
-        if progress.iteration == iteration:
+        if progress.iteration <= iteration:
             return ""
-        seconds = (time.monotonic() - since) / (progress.iteration - iteration)
+        seconds = (self.clock() - since) / (progress.iteration - iteration)
         left = int(seconds * (progress.max_iterations - progress.iteration))
         return f"left {left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
 
@@ -104,29 +136,11 @@ def _fact(name: str, value: float | None, form: str) -> str:
     return "" if value is None else f"{name} {value:{form}}"
 
 
-def summary_line(line: dict[str, Any], max_iterations: int) -> str:
-    """One iteration in one line of plain text."""
-    accuracy = "  ".join(f"{name} {scores['accuracy']:.3f}" for name, scores in (line.get("eval") or {}).items())
-    if line["iteration"] == 0:
-        return f"before training   accuracy {accuracy or 'not evaluated'}"
-    seconds = line["seconds"]
-    stages = " ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total" and v >= 0.05)
-    parts = [
-        f"iteration {line['iteration']:>3}/{max_iterations}",
-        f"accept {line['accept_rate']:.3f}",
-        f"loss {line['loss']:+.4f}",
-        f"{line['samples_per_second']:.0f} samples/s",
-        f"variance/uniform {_ratio(line['predicted_variance'], line['predicted_variance_uniform'])}",
-        f"{seconds['total']:.1f} s ({stages})",
-    ]
-    return "  ".join(parts) + (f"  accuracy {accuracy}" if accuracy else "")
+def _nonempty(*texts: str) -> list[str]:
+    return [text for text in texts if text]
 
 
-def _ratio(value: float | None, of: float | None) -> str:
-    return "–" if value is None or not of else f"{value / of:.2f}"
-
-
-def final_table(lines: list[dict[str, Any]], facts: dict[str, str]) -> Table:
+def final_table(lines: Sequence[Line], facts: Mapping[str, str]) -> Table:
     """What the run achieved and what it cost. `facts` are further rows, e.g. where the checkpoint is."""
     table = Table(show_header=False, title="run")
     evaluated = [line for line in lines if line.get("eval")]
@@ -136,25 +150,34 @@ def final_table(lines: list[dict[str, Any]], facts: dict[str, str]) -> Table:
             table.add_row(f"accuracy {name}", f"{first['accuracy']:.3f} before, {last['accuracy']:.3f} after")
     trained = [line for line in lines if line["iteration"] > 0]
     if trained:
-        pilot = sum(line["num_samples_pilot"] for line in trained)
-        pilot_tokens = sum(line["tokens_generated_pilot"] for line in trained)
-        tokens = sum(line["tokens_generated_main"] for line in trained) + pilot_tokens
-        table.add_row("samples", f"{trained[-1]['samples_total']:,} (pilot {pilot:,})")
-        table.add_row("tokens generated", f"{tokens:,} (pilot {pilot_tokens:,})")
+        pilot, main = _sum(trained, "num_samples_pilot"), _sum(trained, "num_samples_main")
+        pilot_tokens, main_tokens = _sum(trained, "tokens_generated_pilot"), _sum(trained, "tokens_generated_main")
+        table.add_row("samples", f"{pilot + main:,.0f} (pilot {pilot:,.0f})")
+        table.add_row("tokens generated", f"{pilot_tokens + main_tokens:,.0f} (pilot {pilot_tokens:,.0f})")
         table.add_row("variance, predicted", _mean_ratio(trained, "predicted_variance"))
         table.add_row("variance, realised", _mean_ratio(trained, "realised_variance"))
-        total = sum(line["seconds"]["total"] for line in trained)
-        for stage in (k for k in trained[-1]["seconds"] if k != "total"):
-            share = sum(line["seconds"][stage] for line in trained) / total
+        for stage, share in _stage_shares(trained).items():
             table.add_row(f"time in {stage}", f"{share:.0%}")
     for name, value in facts.items():
         table.add_row(name, value)
     return table
 
 
-def _mean_ratio(lines: list[dict[str, Any]], key: str) -> str:
-    pairs = [(line[key], line[f"{key}_uniform"]) for line in lines if line[key] is not None and line[f"{key}_uniform"]]
-    if not pairs:
+def _stage_shares(lines: Sequence[Line]) -> dict[str, float]:
+    seconds = [line.get("seconds") or {} for line in lines]
+    total = _sum(seconds, "total")
+    stages = dict.fromkeys(stage for each in seconds for stage in each if stage != "total")
+    return {stage: _sum(seconds, stage) / total for stage in stages} if total else {}
+
+
+def _sum(lines: Sequence[Line], key: str) -> float:
+    return sum(line.get(key) or 0 for line in lines)
+
+
+def _mean_ratio(lines: Sequence[Line], key: str) -> str:
+    pairs = [(line.get(key), line.get(f"{key}_uniform")) for line in lines]
+    known = [(plan, uniform) for plan, uniform in pairs if plan is not None and uniform]
+    if not known:
         return "not measured"
-    ratio = sum(p for p, _ in pairs) / sum(u for _, u in pairs)
-    return f"{ratio:.2f} of the uniform plan's (sums over {len(pairs)} iterations)"
+    ratio = sum(plan for plan, _ in known) / sum(uniform for _, uniform in known)
+    return f"{ratio:.2f} of the uniform plan's (sums over {len(known)} iterations)"

@@ -102,7 +102,10 @@ class LocalRun:
         Path(self._site.termination_log).unlink(missing_ok=True)
         run_directory.write_job(self.run_dir, self.job)
         processes.end_recorded(self.run_dir / "processes.json")
-        run_directory.write_targets(self.run_dir, self.job, {name: self._ports[name] for name in self.restarts})
+        # Of the learner's nodes the first alone has figures to serve.
+        silent = {name for name in self.restarts if name.startswith(names.LEARNER)} - {f"{names.LEARNER}-0"}
+        serving = {name: self._ports[name] for name in self.restarts if name not in silent}
+        run_directory.write_targets(self.run_dir, self.job, serving)
         self._set(phase="Starting", start_time=_now(), max_iterations=self.job.spec.algorithm.max_iterations)
         try:
             for name in self.restarts:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 
 from gvm_api import yaml_format
 from gvm_api.load import InvalidJobError, load_job
@@ -18,10 +17,13 @@ from gvm_cli import run_directory
 from gvm_cli.allocate import allocate
 from gvm_cli.compare import compare
 from gvm_cli.display import Display, final_table
+from gvm_cli.live_page import page
 from gvm_cli.local import LocalRun, RunFailedError
 from gvm_cli.report import report, write_report
+from gvm_cli.samples import samples
 from gvm_cli.score import score
 from gvm_cli.status import status
+from gvm_cli.terminal import new_console, printable
 from gvm_operator import manifests
 from gvm_operator.settings import read_settings
 from gvm_operator.site import cluster_site
@@ -60,7 +62,9 @@ def run_command(
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; default runs/NAME.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Start anew beside a run that was interrupted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the final table only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each iteration as a JSON line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each iteration as a JSON line; all else goes to standard error.")
+    ] = False,
 ) -> None:
     """Run a job on this machine: vLLM servers, allocator and learner as processes.
 
@@ -68,31 +72,39 @@ def run_command(
     checkpoint; otherwise it starts a new run beside the old one
     (runs/NAME-2, …). Ctrl-C suspends the run.
 
+    Prints where the run is and the address of its live page, then a line an
+    iteration: accuracy, accepted share of the samples, loss, gradient variance
+    over the uniform plan's (below 1 the allocation gains), speed, time. A
+    terminal gets a progress bar, a log file a line of progress every half a
+    minute.
+
     Example: gvm run examples/arithmetic.yaml
     """
     job = load_job(file)
     base = run_dir or Path("runs") / job.metadata.name
     chosen, resumes = run_directory.choose(base, job=job.metadata.name, fresh=new)
-    console = Console(stderr=as_json, soft_wrap=True)
     with run_directory.lock(chosen):
         if resumes:
             run_directory.check_same_job(job, chosen)
-        if not quiet:
-            verb = "resuming" if resumes else "starting"
-            console.print(f"{verb} {job.metadata.name} in {chosen}; logs in {chosen / 'logs'}", highlight=False)
-        _execute(job, chosen, console, quiet=quiet, as_json=as_json)
+        _execute(job, chosen, resumes=resumes, quiet=quiet, as_json=as_json)
 
 
-def _execute(job: GVMTrainingJob, run_dir: Path, console: Console, *, quiet: bool, as_json: bool) -> None:
+def _execute(job: GVMTrainingJob, run_dir: Path, *, resumes: bool, quiet: bool, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell starts background jobs with SIGINT ignored; whoever sends it to a run wants the run to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Display(console=console, run_dir=run_dir, quiet=quiet, as_json=as_json) as display:
-        local = LocalRun(job=job, run_dir=run_dir, on_poll=display.show)
+    console = new_console(stderr=as_json)
+    display = Display(console=console, run_dir=run_dir, quiet=quiet, as_json=as_json)
+    local = LocalRun(job=job, run_dir=run_dir, on_poll=display.show)
+    if not quiet:
+        verb = "resuming" if resumes else "starting"
+        console.print(f"{verb} {job.metadata.name} in {run_dir}; logs in {run_dir / 'logs'}")
+        console.print(f"live page: {local.page_url}")
+    with display:
         try:
             status = local.execute()
         except RunFailedError as error:
-            typer.echo(f"gvm: {error}", err=True)
+            typer.echo(f"gvm: {printable(str(error))}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.echo("gvm: interrupted; run the same command to resume", err=True)
@@ -101,9 +113,18 @@ def _execute(job: GVMTrainingJob, run_dir: Path, console: Console, *, quiet: boo
     facts = {
         "peak memory": f"{local.peak_memory_bytes / 2**30:.1f} GiB",
         "checkpoint": str(run_dir / "checkpoints" / "final"),
-        "report": str(write_report(run_dir)),
+        "report": _write_report(run_dir),
     }
     console.print(final_table(run_directory.read_metrics(run_dir), facts))
+
+
+def _write_report(run_dir: Path) -> str:
+    """Where the report is. A run that has succeeded stays so, though its report found no room on the disk."""
+    try:
+        return str(write_report(run_dir))
+    except ValueError as error:
+        typer.echo(f"gvm: {error}", err=True)
+        return f"not written; mend that and say gvm report {run_dir}"
 
 
 @app.command()
@@ -152,8 +173,10 @@ def render(
 app.command()(allocate)
 app.command()(score)
 app.command()(status)
+app.command()(page)
 app.command()(report)
 app.command()(compare)
+app.command()(samples)
 
 if __name__ == "__main__":
     app()

@@ -13,17 +13,26 @@ from gvm_cli import run_directory
 
 Line = dict[str, Any]
 
+_PLAN_LISTS = ("prompt_ids", "pilot_sizes", "sample_sizes", "accept_rates", "grad_norms")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedPlan:
-    """One iteration's plan; every list has one entry a prompt.
-
-    `sample_sizes` count both stages: n_i of the pilot and of stage two.
-    """
+    """One iteration's plan; every tuple has one entry a prompt."""
 
     iteration: int
+    prompt_ids: tuple[str, ...]
+    main_sizes: tuple[int, ...]
+    """Second-stage samples; minSamples and maxSamples bound these."""
+
     sample_sizes: tuple[int, ...]
+    """n_i, both stages."""
+
     accept_rates: tuple[float, ...]
+    """Estimates of p_i; NaN where there was none."""
+
+    grad_norms: tuple[float, ...]
+    """Estimates of G_i; NaN where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +51,11 @@ class Run:
     num_unreadable: int
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the last iteration that the job asks for is done. In a cluster only the resource has a status."""
+        return bool(self.lines[-1]["iteration"] >= self.job.spec.algorithm.max_iterations)
+
+    @property
     def trained(self) -> tuple[Line, ...]:
         """The lines of training iterations."""
         return tuple(line for line in self.lines if line["iteration"] > 0)
@@ -54,7 +68,8 @@ class Run:
     @property
     def evaluation_sets(self) -> tuple[str, ...]:
         """Names of the evaluation sets, the job's first one first."""
-        return tuple(dict.fromkeys(name for line in self.evaluated for name in line["eval"]))
+        scores = [(name, score) for line in self.evaluated for name, score in line["eval"].items()]
+        return tuple(dict.fromkeys(name for name, score in scores if (score or {}).get("accuracy") is not None))
 
 
 def read_run(run_dir: Path) -> Run:
@@ -69,7 +84,7 @@ def read_run(run_dir: Path) -> Run:
     lines, num_torn_lines = _read_lines(run_dir / "metrics.jsonl")
     if not lines:
         raise ValueError(f"{run_dir}: has no iteration yet (metrics.jsonl); wait for the first, or see its logs")
-    plans, num_torn_plans = _read_plans(run_dir / "plans")
+    plans, num_torn_plans = _read_plans(run_dir / "plans", last=lines[-1]["iteration"])
     return Run(
         directory=run_dir,
         job=load_job(job_file),
@@ -82,30 +97,44 @@ def read_run(run_dir: Path) -> Run:
 
 def number(line: Line, key: str) -> float:
     """A line's number; NaN where it was not measured."""
-    value = line.get(key)
-    return math.nan if value is None else float(value)
+    return _or_nan(line.get(key))
+
+
+def read_plan(path: Path) -> RecordedPlan | None:
+    """One plans/NNNNNN.json; None where it is missing, or a kill left it half-written."""
+    plan = _parse(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    lists: list[Any] = [(plan or {}).get(key) for key in _PLAN_LISTS]
+    if not all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists):
+        return None
+    prompt_ids, pilot, main, rates, norms = lists
+    return RecordedPlan(
+        iteration=int(path.stem),
+        prompt_ids=tuple(prompt_ids),
+        main_sizes=tuple(main),
+        sample_sizes=tuple(a + b for a, b in zip(pilot, main, strict=True)),
+        accept_rates=tuple(map(_or_nan, rates)),
+        grad_norms=tuple(map(_or_nan, norms)),
+    )
 
 
 def _read_lines(path: Path) -> tuple[tuple[Line, ...], int]:
     texts = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     lines = [_parse(text) for text in texts if text.strip()]
+    whole = [line for line in lines if line is not None and isinstance(line.get("iteration"), int)]
     # An iteration that was repeated after a restart counts as it was done last.
-    by_iteration = {line["iteration"]: line for line in lines if line is not None}
-    return tuple(by_iteration[i] for i in sorted(by_iteration)), lines.count(None)
+    by_iteration = {line["iteration"]: line for line in whole}
+    return tuple(by_iteration[i] for i in sorted(by_iteration)), len(lines) - len(whole)
 
 
-def _read_plans(folder: Path) -> tuple[tuple[RecordedPlan, ...], int]:
-    files = sorted(folder.glob("*.json"))
-    plans = [_plan(int(file.stem), _parse(file.read_text(encoding="utf-8", errors="replace"))) for file in files]
+def _read_plans(folder: Path, last: int) -> tuple[tuple[RecordedPlan, ...], int]:
+    """Plans up to an iteration: a later one is of an iteration that is not done, or was taken back."""
+    files = sorted(path for path in folder.glob("*.json") if path.stem.isdecimal() and int(path.stem) <= last)
+    plans = [read_plan(file) for file in files]
     return tuple(plan for plan in plans if plan is not None), plans.count(None)
 
 
-def _plan(iteration: int, plan: Line | None) -> RecordedPlan | None:
-    if plan is None:
-        return None
-    sizes = [pilot + main for pilot, main in zip(plan["pilot_sizes"], plan["sample_sizes"], strict=True)]
-    rates = [math.nan if rate is None else rate for rate in plan["accept_rates"]]
-    return RecordedPlan(iteration=iteration, sample_sizes=tuple(sizes), accept_rates=tuple(rates))
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _parse(text: str) -> Line | None:

@@ -1,106 +1,139 @@
-"""The report of one run as one HTML page. Pure: a Run in, text out."""
+"""The report of one run as one HTML page. Pure: a Run, its plots and some samples in, text out."""
 
-from typing import Any
-
-import yaml
+import shlex
+from collections.abc import Mapping, Sequence
 
 from gvm_api.status import TERMINAL
-from gvm_cli import report_plots, report_summary
-from gvm_cli.page import page, paragraph, plots, preformatted, section, table
+from gvm_cli import report_allocation, report_cost, report_summary
+from gvm_cli.page import (
+    beside,
+    cards,
+    contents,
+    definitions,
+    folded,
+    page,
+    paragraph,
+    plots,
+    preformatted,
+    section,
+    table,
+    tiles,
+)
+from gvm_cli.plots import Plot
 from gvm_cli.recorded_run import Run
+from gvm_cli.report_glossary import TERMS
+from gvm_cli.report_job import job_yaml, operator_version
+from gvm_cli.report_samples import sample_card, varied
+from gvm_cli.sample_query import Row
+
+Plots = Mapping[str, Sequence[Plot]]
+"""By section: accuracy, cost, allocation, variance, health, time, problems."""
 
 
-def render(run: Run) -> str:
+def render(run: Run, drawn: Plots, samples: Sequence[Row]) -> str:
     """The report as HTML."""
-    spec = run.job.spec
-    facts = (
-        spec.model.path,
-        spec.algorithm.name,
-        f"allocation {spec.allocation.policy}",
-        f"seed {spec.algorithm.seed}",
-    )
+    sections = {
+        "Accuracy": _accuracy(run, drawn),
+        "Cost": _cost(run, drawn),
+        "Allocation": _allocation(run, drawn),
+        "Gradient variance": [plots(drawn["variance"])],
+        "Training health": [plots(drawn["health"], size="small")],
+        "Time by stage": [beside(table(report_cost.stage_table(run), kind="numbers"), plots(drawn["time"]))],
+        "Failures": [table(report_cost.problem_table(run), has_header=False), plots(drawn["problems"])],
+        "Samples": _samples(run, samples),
+        "How to reproduce": _reproduction(run),
+        "What the figures mean": [definitions(TERMS)],
+    }
+    shown = {heading: section(heading, *parts) for heading, parts in sections.items()}
     return page(
         f"{run.job.metadata.name}: training report",
-        paragraph(" · ".join(facts), muted=True),
-        paragraph(report_summary.headline(run)),
-        *(paragraph(remark) for remark in _remarks(run)),
-        section("Accuracy", table(report_summary.accuracy_table(run), has_header=True), _accuracy_plots(run)),
-        section("Samples and variance", _sampling_plots(run)),
-        section("What it took", table(report_summary.cost_table(run), has_header=False)),
-        section("Where the time went", table(report_summary.stage_table(run), has_header=True), _time_plot(run)),
-        section("Job", preformatted(_job_yaml(run))),
+        paragraph(_facts(run), kind="muted"),
+        paragraph(report_summary.headline(run), kind="lead"),
+        *(paragraph(remark, kind="remark") for remark in _remarks(run)),
+        tiles(report_summary.tiles(run)),
+        contents(heading for heading, text in shown.items() if text),
+        *shown.values(),
     )
+
+
+def _facts(run: Run) -> str:
+    spec = run.job.spec
+    facts = [
+        f"model {spec.model.path}",
+        f"data {spec.dataset.path}",
+        f"algorithm {spec.algorithm.name}",
+        f"allocation {spec.allocation.policy}",
+        f"seed {spec.algorithm.seed}",
+        f"started {run.status.start_time}" if run.status.start_time else "",
+    ]
+    return " · ".join(fact for fact in facts if fact)
 
 
 def _remarks(run: Run) -> list[str]:
     remarks = []
-    if run.status.phase not in TERMINAL:
-        remarks.append(f"The run has not ended ({run.status.phase}); this is how far it got.")
     if run.status.phase == "Failed":
         remarks.append(f"The run failed: {run.status.message or 'see its logs'}.")
+    elif run.status.phase not in TERMINAL and not run.is_whole:
+        remarks.append(f"The run has not ended ({run.status.phase}); this is how far it got.")
     if run.num_unreadable:
         remarks.append(f"{run.num_unreadable} half-written records were left out.")
     return remarks
 
 
-def _accuracy_plots(run: Run) -> str:
-    return plots(
-        (
-            "Accuracy by iteration",
-            "Share of held-out prompts answered correctly.",
-            report_plots.accuracy(run, by_samples=False),
+def _accuracy(run: Run, drawn: Plots) -> list[str]:
+    if not run.evaluated:
+        return []
+    note = "± is one standard error over the prompts of the set, √(a(1 − a)/prompts), in points."
+    return [
+        table(report_summary.accuracy_table(run), kind="numbers"),
+        paragraph(note, kind="note"),
+        plots(drawn["accuracy"]),
+        table(report_summary.evaluation_table(run), kind="numbers"),
+    ]
+
+
+def _cost(run: Run, drawn: Plots) -> list[str]:
+    note = "Prompt tokens count once a prompt and stage: the samples of a prompt share its prefill."
+    if not run.trained:
+        return []
+    return [
+        beside(
+            table(report_cost.sampling_table(run), kind="numbers"),
+            table(report_cost.cost_table(run), has_header=False),
         ),
-        (
-            "Accuracy by samples",
-            "The same against what it cost: all samples drawn for training, the pilot's too.",
-            report_plots.accuracy(run, by_samples=True),
-        ),
+        paragraph(note, kind="note"),
+        plots(drawn["cost"]),
+    ]
+
+
+def _allocation(run: Run, drawn: Plots) -> list[str]:
+    if not run.plans:
+        return []
+    last = run.plans[-1]
+    return [
+        paragraph(f"The plan of iteration {last.iteration:,}, by difficulty:"),
+        table(report_allocation.difficulty_table(last), kind="numbers"),
+        plots(drawn["allocation"]),
+    ]
+
+
+def _samples(run: Run, samples: Sequence[Row]) -> list[str]:
+    if not samples:
+        return []
+    command = f"gvm samples {shlex.quote(str(run.directory))}"
+    about = f"A handful of iteration {samples[0]['iteration']}, hard prompts before easy ones. All of them: {command}"
+    return [paragraph(about, kind="muted"), cards([sample_card(row) for row in varied(samples)])]
+
+
+def _reproduction(run: Run) -> list[str]:
+    about = (
+        f"Save the job as job.yaml where its relative paths hold, and run it; its seed is "
+        f"{run.job.spec.algorithm.seed}. This report was written by gvm-operator {operator_version()}. The values of "
+        "environment variables are hidden."
     )
-
-
-def _sampling_plots(run: Run) -> str:
-    return plots(
-        (
-            "Accept rate",
-            "Share of training samples that were accepted, and of prompts whose samples carried no gradient.",
-            report_plots.accept_rate(run),
-        ),
-        (
-            "Gradient variance against the uniform plan",
-            "Below the dashed line the allocation gained. Predicted: by the plan. Realised: measured afterwards.",
-            report_plots.variance(run),
-        ),
-        (
-            "Samples of a prompt",
-            "Both stages. Bands hold the middle half and the middle four fifths of the prompts.",
-            report_plots.sample_sizes(run),
-        ),
-        (
-            "Where the last plan put its samples",
-            "One point a prompt.",
-            report_plots.sizes_by_accept_rate(run),
-        ),
-    )
-
-
-def _time_plot(run: Run) -> str:
-    return plots(("Time of each stage", "Wall time of an iteration, stacked.", report_plots.stage_times(run)))
-
-
-def _job_yaml(run: Run) -> str:
-    job = run.job.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
-    return yaml.safe_dump(_without_env_values(job), sort_keys=False, allow_unicode=True)
-
-
-def _without_env_values(value: Any) -> Any:
-    """Reports are passed around, and an environment variable may hold a token."""
-    if isinstance(value, list):
-        return [_without_env_values(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: [{**entry, **({"value": "(hidden)"} if "value" in entry else {})} for entry in item]
-        if key == "env" and isinstance(item, list)
-        else _without_env_values(item)
-        for key, item in value.items()
-    }
+    return [
+        paragraph(about),
+        preformatted("gvm run job.yaml --new"),
+        preformatted(job_yaml(run.job, with_defaults=False)),
+        folded("The same with every default", preformatted(job_yaml(run.job, with_defaults=True))),
+    ]

@@ -1,152 +1,180 @@
-"""The plots of one run. Each function takes a Run and gives a figure, or None where nothing was measured."""
+"""The plots of one run, by section of the report. What was not measured has no plot."""
 
-import math
+from collections.abc import Mapping
 from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from numpy.typing import NDArray
 
-from gvm_cli.plots import INK, MUTED, SERIES, add_legend, new_figure
+from gvm_cli.charts import MOST_DOTS, in_percent, in_short, line_chart, stacked_chart, whole_numbers
+from gvm_cli.plots import SERIES, Plot, add_legend, finished, new_figure
 from gvm_cli.recorded_run import Run, number
-from gvm_cli.report_summary import stage_seconds, total_samples
+from gvm_cli.report_cost import stage_seconds
+from gvm_cli.report_summary import evaluations, standard_error, total_tokens
 
-FloatArray = NDArray[np.float64]
+
+def accuracy_plots(run: Run) -> list[Plot]:
+    """Accuracy by iteration and by generated tokens."""
+    return finished(
+        (
+            "accuracy_by_iteration",
+            "Accuracy by iteration",
+            "Share of held-out answers that are right. The band is one standard error over the prompts of the set.",
+            _accuracy(run, by_tokens=False),
+        ),
+        (
+            "accuracy_by_tokens",
+            "Accuracy by generated tokens",
+            "The same against what it cost: all tokens generated for training, the pilot's too.",
+            _accuracy(run, by_tokens=True),
+        ),
+    )
 
 
 def convergence(run: Run) -> Figure | None:
-    """Accuracy of each evaluation set, by iteration (left) and by samples (right)."""
+    """Both of them side by side."""
     if not run.evaluated:
         return None
-    figure, plots = new_figure(y="accuracy", columns=2)
-    _draw_accuracy(run, plots[0], by_samples=False)
-    _draw_accuracy(run, plots[1], by_samples=True)
+    figure, axes = new_figure(y="accuracy", columns=2)
+    _draw_accuracy(run, axes[0], by_tokens=False)
+    _draw_accuracy(run, axes[1], by_tokens=True)
     return figure
 
 
-def accuracy(run: Run, *, by_samples: bool) -> Figure | None:
-    """Accuracy of each evaluation set by iteration, or by samples drawn."""
+def cost_plots(run: Run) -> list[Plot]:
+    """Generated tokens, throughput and idle shares, by iteration."""
+    tokens = _series(run, {"pilot": "tokens_generated_pilot", "main": "tokens_generated_main"})
+    throughput = _series(run, {"tokens": "tokens_per_second"})
+    idle = _series(run, {"servers": "idle_rollout", "learner": "idle_learner"})
+    return finished(
+        (
+            "generated_tokens",
+            "Generated tokens",
+            "Response tokens of an iteration, by stage, stacked.",
+            stacked_chart(_iterations(run), tokens, y="tokens"),
+        ),
+        (
+            "throughput",
+            "Throughput",
+            "Response tokens over the time of the two sampling stages.",
+            line_chart(_iterations(run), throughput, y="tokens per second", scale="from zero"),
+        ),
+        (
+            "idle_time",
+            "Idle time",
+            "Share of an iteration's time in which the servers, or the learner, had nothing to do.",
+            line_chart(_iterations(run), idle, y="share of the time", scale="whole"),
+        ),
+    )
+
+
+def health_plots(run: Run) -> list[Plot]:
+    """What tells whether training is sound, by iteration; small ones."""
+    keys = {"to the old policy": "kl"}
+    if run.job.spec.algorithm.kl_coefficient:
+        keys["to the reference"] = "reference_kl"
+    accepted = _series(run, {"samples accepted": "accept_rate", "prompts without gradient": "zero_gradient_fraction"})
+    divergence, i = _series(run, keys), _iterations(run)
+    loss, entropy, norm = (_series(run, {key: key}) for key in ("loss", "entropy", "grad_norm"))
+    clipped, cut, length = (
+        _series(run, {key: key}) for key in ("clip_fraction", "truncated_fraction", "response_tokens_mean")
+    )
+    return finished(
+        (
+            "accept_rate",
+            "Accept rate",
+            "Accepted training samples, and prompts that nothing was learnt from.",
+            line_chart(i, accepted, y="share", scale="whole", size="small"),
+        ),
+        ("loss", "Loss", "Mean over the updates.", line_chart(i, loss, y="loss", size="small")),
+        (
+            "gradient_norm",
+            "Gradient norm",
+            "Before clipping, mean over the updates.",
+            line_chart(i, norm, y="L2 norm", scale="from zero", size="small"),
+        ),
+        (
+            "kl",
+            "KL divergence",
+            "Of the policy, a token, mean over the updates.",
+            line_chart(i, divergence, y="nats", size="small"),
+        ),
+        (
+            "entropy",
+            "Entropy",
+            "Of the policy, a token.",
+            line_chart(i, entropy, y="nats", scale="from zero", size="small"),
+        ),
+        (
+            "clip_fraction",
+            "Clip fraction",
+            "Tokens whose importance ratio is clipped.",
+            line_chart(i, clipped, y="share of the tokens", scale="share", size="small"),
+        ),
+        (
+            "response_length",
+            "Response length",
+            "Mean over the training samples.",
+            line_chart(i, length, y="tokens", scale="from zero", size="small"),
+        ),
+        (
+            "truncated_share",
+            "Truncated responses",
+            "Samples that were cut at maxResponseTokens.",
+            line_chart(i, cut, y="share of the samples", scale="share", size="small"),
+        ),
+    )
+
+
+def time_plots(run: Run) -> list[Plot]:
+    """Seconds by stage of the loop, by iteration."""
+    stages = {name.replace("_", " "): seconds for name, seconds in stage_seconds(run.trained).items()}
+    figure = stacked_chart(_iterations(run), stages, y="seconds")
+    return finished(("stage_times", "Time of each stage", "Wall time of an iteration, by stage, stacked.", figure))
+
+
+def failure_plots(run: Run) -> list[Plot]:
+    """Samples without a verdict and repeated requests by iteration, where there were any."""
+    keys = {
+        "verifier timeouts": "num_timeouts",
+        "verifier errors": "num_errors",
+        "requests repeated, servers": "num_retries_rollout",
+        "requests repeated, allocator": "num_retries_allocator",
+    }
+    series = {label: values for label, values in _series(run, keys).items() if np.nansum(values) > 0}
+    figure = line_chart(_iterations(run), series, y="count", scale="from zero")
+    caption = "Samples without a verdict, and requests that were sent again, in each iteration."
+    return finished(("failures", "Failures and retries", caption, figure))
+
+
+def _accuracy(run: Run, *, by_tokens: bool) -> Figure | None:
     if not run.evaluated:
         return None
     figure, (axes,) = new_figure(y="accuracy")
-    _draw_accuracy(run, axes, by_samples=by_samples)
+    _draw_accuracy(run, axes, by_tokens=by_tokens)
     return figure
 
 
-def accept_rate(run: Run) -> Figure | None:
-    """Acceptance rate, and the share of prompts whose samples give no gradient, by iteration."""
-    labels = {"accept_rate": "accepted samples", "zero_gradient_fraction": "prompts without gradient"}
-    series = {label: [number(line, key) for line in run.trained] for key, label in labels.items()}
-    figure = _lines_figure(run, series, y="share")
-    if figure is not None:
-        figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1))
-        figure.axes[0].set_ylim(0, 1)
-    return figure
-
-
-def variance(run: Run) -> Figure | None:
-    """Gradient variance over the uniform plan's by iteration; below 1 the allocation gained."""
-    keys = {"predicted": "predicted_variance", "realised": "realised_variance"}
-    series = {
-        label: [_ratio(number(line, key), number(line, f"{key}_uniform")) for line in run.trained]
-        for label, key in keys.items()
-    }
-    figure = _lines_figure(run, series, y="variance / uniform's")
-    if figure is not None:
-        figure.axes[0].axhline(1, color=INK, linewidth=1, linestyle="--")
-        figure.axes[0].set_ylim(bottom=0)
-    return figure
-
-
-def sample_sizes(run: Run) -> Figure | None:
-    """How n_i is spread over prompts, by iteration: median, quartiles, 10th to 90th percentile."""
-    if not run.plans:
-        return None
-    figure, (axes,) = new_figure(x="iteration", y="samples of a prompt")
-    levels = np.array([np.percentile(plan.sample_sizes, [10, 25, 50, 75, 90]) for plan in run.plans])
-    edges = _edges([plan.iteration for plan in run.plans])
-    for low, high, alpha, label in ((0, 4, 0.2, "10–90 %"), (1, 3, 0.4, "25–75 %")):
-        values = levels[:, high], levels[:, low]
-        axes.stairs(values[0], edges, baseline=values[1], fill=True, color=SERIES[0], alpha=alpha, label=label)
-    axes.stairs(levels[:, 2], edges, baseline=None, color=SERIES[0], label="median")
-    means = [float(np.mean(plan.sample_sizes)) for plan in run.plans]
-    axes.stairs(means, edges, baseline=None, color=INK, linestyle="--", linewidth=1, label="mean")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    add_legend(axes)
-    return figure
-
-
-def sizes_by_accept_rate(run: Run) -> Figure | None:
-    """The last plan: n_i against the estimated acceptance rate, a point a prompt."""
-    if not run.plans:
-        return None
-    plan = run.plans[-1]
-    figure, (axes,) = new_figure(x=f"estimated accept rate, iteration {plan.iteration}", y="samples of a prompt")
-    axes.scatter(plan.accept_rates, plan.sample_sizes, s=9, color=SERIES[0], alpha=0.5, linewidths=0)
-    axes.axhline(float(np.mean(plan.sample_sizes)), color=INK, linewidth=1, linestyle="--", label="mean")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    add_legend(axes)
-    return figure
-
-
-def stage_times(run: Run) -> Figure | None:
-    """Seconds of each stage of the loop by iteration, stacked."""
-    stages = stage_seconds(run.trained)
-    if not stages:
-        return None
-    figure, (axes,) = new_figure(x="iteration", y="seconds")
-    edges = _edges([line["iteration"] for line in run.trained])
-    below = np.zeros(len(run.trained))
-    for index, (name, seconds) in enumerate(stages.items()):
-        colour = MUTED if name == "other" else SERIES[index % len(SERIES)]
-        axes.stairs(below + seconds, edges, baseline=below, fill=True, color=colour, label=name.replace("_", " "))
-        below = below + seconds
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    add_legend(axes)
-    return figure
-
-
-def _draw_accuracy(run: Run, axes: Axes, *, by_samples: bool) -> None:
-    for name, colour in zip(run.evaluation_sets, cycle(SERIES)):
-        lines = [line for line in run.evaluated if name in line["eval"]]
-        x = [total_samples(line) if by_samples else line["iteration"] for line in lines]
-        y = [line["eval"][name]["accuracy"] for line in lines]
-        axes.plot(x, y, color=colour, marker="o", markersize=3, label=name)
-    axes.set_xlabel("samples drawn, pilot included" if by_samples else "iteration")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    if by_samples:
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+def _draw_accuracy(run: Run, axes: Axes, *, by_tokens: bool) -> None:
+    for name, colour in zip(run.evaluation_sets, cycle(SERIES), strict=False):
+        lines = evaluations(run, name)
+        x = [total_tokens(line) if by_tokens else line["iteration"] for line in lines]
+        y = np.array([line["eval"][name]["accuracy"] for line in lines])
+        error = np.array([standard_error(line["eval"][name]) for line in lines])
+        axes.fill_between(x, y - error, y + error, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(x, y, color=colour, marker="o" if len(lines) <= MOST_DOTS else None, markersize=3, label=name)
+    axes.set_xlabel("generated tokens, pilot included" if by_tokens else "iteration")
+    axes.xaxis.set_major_locator(whole_numbers(6))
+    if by_tokens:
+        axes.xaxis.set_major_formatter(in_short())
+    axes.yaxis.set_major_formatter(in_percent())
     add_legend(axes)
 
 
-def _lines_figure(run: Run, series: dict[str, list[float]], *, y: str) -> Figure | None:
-    """A line for each series that has a number at all; a dot an iteration where they are few."""
-    measured = {label: values for label, values in series.items() if not np.isnan(values).all()}
-    if not run.trained or not measured:
-        return None
-    figure, (axes,) = new_figure(x="iteration", y=y)
-    iterations = [line["iteration"] for line in run.trained]
-    marker = "o" if len(iterations) <= 40 else None
-    for (label, values), colour in zip(measured.items(), SERIES, strict=False):
-        axes.plot(iterations, values, color=colour, marker=marker, markersize=3, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    add_legend(axes)
-    return figure
+def _iterations(run: Run) -> list[int]:
+    return [line["iteration"] for line in run.trained]
 
 
-def _edges(iterations: list[int]) -> FloatArray:
-    """Bounds of the bars that stand for `iterations`: halfway between neighbours."""
-    centres = np.array(iterations, dtype=float)
-    between = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[centres[0] - 0.5], between, [centres[-1] + 0.5]])
-
-
-def _ratio(value: float, of: float) -> float:
-    return value / of if of > 0 else math.nan
+def _series(run: Run, keys: Mapping[str, str]) -> dict[str, list[float]]:
+    return {label: [number(line, key) for line in run.trained] for label, key in keys.items()}

@@ -1,4 +1,4 @@
-"""The numbers of a run in words: what it achieved and what it cost. Pure; knows neither HTML nor plots."""
+"""What a run achieved, in words and tables. Pure; knows neither HTML nor plots."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from gvm_cli.recorded_run import Line, Run, number
 
 Table = list[tuple[str, ...]]
+
+_MOST_EVALUATIONS = 24
+"""Rows of the table of evaluations; of more, evenly spaced ones are shown."""
 
 
 def headline(run: Run) -> str:
@@ -18,89 +21,104 @@ def headline(run: Run) -> str:
     if not run.evaluated:
         return f"{cost}. No accuracy was measured; add spec.evaluation.datasets to see it."
     name = run.evaluation_sets[0]
-    first, last = (line["eval"][name]["accuracy"] for line in (run.evaluated[0], run.evaluated[-1]))
-    if len(run.evaluated) == 1:
+    scored = evaluations(run, name)
+    first, last = scored[0]["eval"][name]["accuracy"], scored[-1]["eval"][name]["accuracy"]
+    if len(scored) == 1:
         return f"Accuracy on {name}: {first:.1%}, measured once. {cost}."
     return f"Accuracy on {name} went from {first:.1%} to {last:.1%} in {cost}."
+
+
+def tiles(run: Run) -> list[tuple[str, str, str]]:
+    """The figures to be seen first: (name, value, remark) each."""
+    last, lines = run.lines[-1], run.trained
+    shown: list[tuple[str, str, str]] = []
+    for name in run.evaluation_sets[:2]:
+        first, latest = (evaluations(run, name)[place]["eval"][name] for place in (0, -1))
+        shown.append(
+            (f"accuracy, {name}", f"{first['accuracy']:.1%} → {latest['accuracy']:.1%}", _change(first, latest))
+        )
+    if lines:
+        pilot, tokens = total(lines, "num_samples_pilot"), total(lines, "tokens_generated_pilot")
+        shown.append(("samples", f"{total_samples(last):,}", f"of these pilot {share(pilot, total_samples(last))}"))
+        shown.append(("tokens generated", compact(total_tokens(last)), f"pilot {share(tokens, total_tokens(last))}"))
+        realised, predicted = (variance_ratio(lines, which)[0] for which in ("realised", "predicted"))
+        value = "not measured" if math.isnan(realised) else f"{realised:.2f}"
+        remark = "below 1 the allocation gained" + ("" if math.isnan(predicted) else f"; predicted {predicted:.2f}")
+        shown.append(("gradient variance over uniform's", value, remark))
+    wall = duration(number(last, "elapsed_seconds"))
+    shown.append(("wall time", wall, f"{len(lines):,} of {run.job.spec.algorithm.max_iterations:,} iterations"))
+    return shown
 
 
 def accuracy_table(run: Run) -> Table:
     """Header and a row for each evaluation set: before, after, best. ± is one standard error over prompts."""
     table: Table = [("set", "before", "after", "change", "best", "at iteration", "prompts", "samples each")]
     for name in run.evaluation_sets:
-        lines = [line for line in run.evaluated if name in line["eval"]]
+        lines = evaluations(run, name)
         first, last = lines[0]["eval"][name], lines[-1]["eval"][name]
         best = max(lines, key=lambda line: float(line["eval"][name]["accuracy"]))
         table.append(
             (
                 name,
-                _accuracy(first["accuracy"], first["num_prompts"]),
-                _accuracy(last["accuracy"], last["num_prompts"]),
-                f"{100 * (last['accuracy'] - first['accuracy']):+.1f} points",
+                _accuracy(first),
+                _accuracy(last),
+                _change(first, last),
                 f"{best['eval'][name]['accuracy']:.1%}",
                 f"{best['iteration']:,}",
-                f"{last['num_prompts']:,}",
-                f"{last['samples']:,}",
+                _count(last.get("num_prompts")),
+                _count(last.get("samples")),
             )
         )
     return table
 
 
-def cost_table(run: Run) -> Table:
-    """Rows (name, value, remark) of samples, tokens, time and variance. Everything counts the pilot."""
-    lines, last = run.trained, run.lines[-1]
-    if not lines:
-        return []
-    pilot, main = _sum(lines, "num_samples_pilot"), _sum(lines, "num_samples_main")
-    pilot_tokens, main_tokens = _sum(lines, "tokens_generated_pilot"), _sum(lines, "tokens_generated_main")
-    rates = [rate for rate in (number(line, "accept_rate") for line in lines) if not math.isnan(rate)]
-    return [
-        ("iterations", f"{len(lines):,}", f"of {run.job.spec.algorithm.max_iterations:,}"),
-        ("samples", f"{total_samples(last):,}", f"pilot {_share(pilot, pilot + main)}"),
-        (
-            "tokens generated",
-            f"{pilot_tokens + main_tokens:,.0f}",
-            f"pilot {_share(pilot_tokens, pilot_tokens + main_tokens)}",
-        ),
-        ("prompt tokens", f"{_sum(lines, 'tokens_prompt'):,.0f}", ""),
-        ("wall time", duration(number(last, "elapsed_seconds")), ""),
-        ("accept rate", f"{rates[0]:.1%} to {rates[-1]:.1%}" if rates else "not measured", "first, last iteration"),
-        _variance(lines, "predicted"),
-        _variance(lines, "realised"),
-        (
-            "samples not judged",
-            f"{_sum(lines, 'num_timeouts') + _sum(lines, 'num_errors'):,.0f}",
-            f"verifier timeouts {_sum(lines, 'num_timeouts'):,.0f}, errors {_sum(lines, 'num_errors'):,.0f}",
-        ),
-    ]
-
-
-def stage_table(run: Run) -> Table:
-    """Header and a row for each stage of the loop: seconds and share of the iterations' time."""
-    stages = stage_seconds(run.trained)
-    total = sum(number(line["seconds"], "total") for line in run.trained)
+def evaluation_table(run: Run) -> Table:
+    """Header and a row for each evaluation: what it had cost by then, and the accuracy on each set."""
+    header = ("iteration", "samples", "tokens generated", "wall time", *run.evaluation_sets)
+    chosen = run.evaluated
+    if len(chosen) > _MOST_EVALUATIONS:
+        last = len(chosen) - 1
+        chosen = tuple(chosen[round(place * last / (_MOST_EVALUATIONS - 1))] for place in range(_MOST_EVALUATIONS))
     rows = [
-        (name.replace("_", " "), duration(sum(seconds)), f"{sum(seconds) / total:.1%}")
-        for name, seconds in stages.items()
+        (
+            f"{line['iteration']:,}",
+            f"{total_samples(line):,}",
+            f"{total_tokens(line):,}",
+            duration(number(line, "elapsed_seconds")),
+            *(_accuracy(line["eval"].get(name)) for name in run.evaluation_sets),
+        )
+        for line in chosen
     ]
-    return [("stage", "time", "share"), *rows] if rows and total else []
+    return [header, *rows]
 
 
-def stage_seconds(lines: Sequence[Line]) -> dict[str, list[float]]:
-    """Seconds of each stage, one entry a line; `other` is what no stage accounts for."""
-    names = dict.fromkeys(name for line in lines for name in line["seconds"] if name != "total")
-    stages = {name: [line["seconds"].get(name) or 0.0 for line in lines] for name in names}
-    accounted = [sum(seconds) for seconds in zip(*stages.values(), strict=True)]
-    totals = [line["seconds"].get("total") or 0.0 for line in lines]
-    other = [max(0.0, total - known) for total, known in zip(totals, accounted, strict=False)]
-    if sum(other) > 0.005 * sum(totals):
-        stages["other"] = other
-    return {name: seconds for name, seconds in stages.items() if sum(seconds) > 0}
+def evaluations(run: Run, name: str) -> list[Line]:
+    """The lines with an accuracy on a set."""
+    return [line for line in run.evaluated if (line["eval"].get(name) or {}).get("accuracy") is not None]
+
+
+def standard_error(score: Line) -> float:
+    """Of an accuracy, over the prompts of its set; NaN where their number is not known.
+
+    √(a(1 − a)/prompts): a little too large where a prompt is sampled more than once.
+    """
+    accuracy, num_prompts = float(score["accuracy"]), score.get("num_prompts")
+    return math.sqrt(accuracy * (1 - accuracy) / num_prompts) if num_prompts else math.nan
 
 
 def total_samples(line: Line) -> int:
     """Samples up to and including a line, the pilot's too; 0 before training."""
     return int(line.get("samples_total") or 0)
+
+
+def total_tokens(line: Line) -> int:
+    """Generated tokens up to and including a line, the pilot's too; 0 before training."""
+    return int(line.get("tokens_total") or 0)
+
+
+def total(lines: Sequence[Line], key: str) -> float:
+    """Sum over lines of what was recorded."""
+    return sum(line.get(key) or 0 for line in lines)
 
 
 def variance_ratio(lines: Sequence[Line], which: str) -> tuple[float, int]:
@@ -120,24 +138,36 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02} min"
 
 
-def _variance(lines: Sequence[Line], which: str) -> tuple[str, str, str]:
-    ratio, num_iterations = variance_ratio(lines, which)
-    if not num_iterations:
-        return f"variance, {which}", "not measured", ""
-    return f"variance, {which}", f"{ratio:.2f} of uniform's", f"sums over {num_iterations:,} iterations"
-
-
-def _accuracy(accuracy: float, num_prompts: int) -> str:
-    error = math.sqrt(accuracy * (1 - accuracy) / num_prompts) if num_prompts else math.nan
-    return f"{accuracy:.1%} ± {100 * error:.1f}"
-
-
-def _sum(lines: Sequence[Line], key: str) -> float:
-    return sum(line.get(key) or 0 for line in lines)
-
-
-def _share(part: float, whole: float) -> str:
+def share(part: float, whole: float) -> str:
+    """A count and its share: 2,048 (25%)."""
     return f"{part:,.0f} ({part / whole:.0%})" if whole else "0"
+
+
+def compact(count: float) -> str:
+    """A count in at most four digits: 412, 354.5k, 8.41M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if count >= size:
+            scaled = count / (1e3 if unit == "k" else size)
+            return f"{scaled:.4g}{unit}"
+    return f"{count:,.0f}"
+
+
+def _change(first: Line, last: Line) -> str:
+    """Points between two evaluations; ± is one standard error, as if their samples were independent."""
+    error = math.hypot(standard_error(first), standard_error(last))
+    points = f"{100 * (last['accuracy'] - first['accuracy']):+.1f}"
+    return f"{points} points" if math.isnan(error) else f"{points} ± {100 * error:.1f} points"
+
+
+def _accuracy(score: Line | None) -> str:
+    if score is None or score.get("accuracy") is None:
+        return "–"
+    error = standard_error(score)
+    return f"{score['accuracy']:.1%}" + ("" if math.isnan(error) else f" ± {100 * error:.1f}")
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"

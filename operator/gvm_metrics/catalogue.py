@@ -134,7 +134,11 @@ LEARNER = (
     # Health.
     _job("gvm_retries_total", "counter", "1", "Requests sent again, by target: rollout or allocator.", "target"),
     _job(
-        "gvm_verifier_failures_total", "counter", "samples", "Samples without a verdict, by cause: timeout, error.", "cause"
+        "gvm_verifier_failures_total",
+        "counter",
+        "samples",
+        "Samples without a verdict, by cause: timeout, error.",
+        "cause",
     ),
     _job("gvm_dropped_prompts", "gauge", "prompts", "Training prompts that exceed maxPromptTokens."),
     _job(
@@ -219,6 +223,12 @@ OPERATOR = (
     _job("gvm_job_restarts", "gauge", "1", "How often the learner's gang was started again."),
     _job("gvm_job_start_time_seconds", "gauge", "seconds", "Unix time of the status' startTime; absent before."),
     _job("gvm_job_completion_time_seconds", "gauge", "seconds", "Unix time of completionTime; absent before."),
+    _job(
+        "gvm_job_waiting_since_timestamp_seconds",
+        "gauge",
+        "seconds",
+        "Unix time since which the job waits to run (Pending or Starting); absent otherwise.",
+    ),
     _job("gvm_job_pods_desired", "gauge", "pods", "Pods that there should be, by role.", "role"),
     _job("gvm_job_pods_ready", "gauge", "pods", "Pods that are ready, by role.", "role"),
     _job("gvm_job_gpus", "gauge", "GPUs", "GPUs that the desired pods ask for, by role; 0 once a job is over.", "role"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from gvm_metrics.catalogue import Family
 
@@ -17,6 +17,8 @@ class Registry:
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
+        # A further series for each counter, which says when it began: nobody reads it, and it doubles their number.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.prometheus = CollectorRegistry()
         self._counters = {f.name: self._counter(f) for f in families if f.kind == "counter"}
         self._gauges = {f.name: self._gauge(f) for f in families if f.kind == "gauge"}

@@ -113,7 +113,7 @@ class Controller:
     def _wake(self, key: JobKey | None) -> None:
         if key is not None:
             self._queue.add_after(key, _WAKE_SECONDS)
-            self._metrics.queue_length.set(len(self._queue))
+            self._metrics.due(len(self._queue))
 
     async def _for_ever(self, what: str, step: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
         while True:
@@ -144,7 +144,7 @@ class Controller:
             for key in self._cache.listed(kind, listing.items, listing.resource_version):
                 self._wake(key)
         self._resynced_at = time.monotonic()
-        self._metrics.last_resync.set(time.time())
+        self._metrics.resynced(time.time())
         if not first.is_set():
             first.set()
             for key in self._cache.jobs():
@@ -162,11 +162,18 @@ class Controller:
         return any(is_ready(pod) for pod in self._observed(key, job).pods_of(names.ALLOCATOR))
 
     async def _read_progress(self, key: JobKey) -> None:
+        asked_of = self._uid(key)
         found = await self._reader.read(*key, token(self._token_key, *key))
+        if asked_of != self._uid(key):
+            return  # of a job that went in the meantime: one made anew under its name has not got there yet
         known = self._progress.setdefault(key, None)
         if found is not None and found != known:
             self._progress[key] = found
             self._wake(key)
+
+    def _uid(self, key: JobKey) -> str | None:
+        job = self._cache.job(key)
+        return None if job is None else str(job["metadata"]["uid"])
 
     def _observed(self, key: JobKey, job: Manifest) -> Observed:
         children = self._cache.children(key)
@@ -181,7 +188,7 @@ class Controller:
         await first.wait()
         while True:
             key = await self._queue.get()
-            self._metrics.queue_length.set(len(self._queue))
+            self._metrics.due(len(self._queue))
             started, cause = time.perf_counter(), ""
             try:
                 await self._look(key)
@@ -244,7 +251,7 @@ class Controller:
 
     async def _write_status(self, key: JobKey, job: Manifest, status: JobStatus) -> None:
         before = read_status(job)
-        self._metrics.job(key, job, status.phase)
+        self._metrics.job(key, job, status)
         if status == before and job.get("status"):
             return
         try:

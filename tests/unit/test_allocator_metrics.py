@@ -129,7 +129,7 @@ def test_repeats_count_once(call: Call) -> None:
     for _ in range(3):
         observe(call)
         plan(call)
-    assert series(call, "gvm_ledger_samples_total") == {("pilot",): 16}
+    assert series(call, "gvm_ledger_samples_total") == {("pilot",): 16, ("main",): 0}
     assert series(call, "gvm_plan_seconds_count") == {(): 1}
     assert series(call, "gvm_allocation_floor_hits_total") == {(): 0}
 

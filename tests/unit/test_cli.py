@@ -1,7 +1,10 @@
 """The command line: bad input is exit 2 and a line a fault, good input is exit 0, help teaches."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,13 +127,13 @@ def test_help_names_the_commands_the_exit_codes_and_where_to_start() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
-    for part in ("run", "validate", "render", "allocate", "score", "report", "compare"):
+    for part in ("run", "validate", "render", "allocate", "score", "report", "compare", "samples"):
         assert f" {part} " in text
     assert "gvm run examples/arithmetic.yaml" in text
     assert "2 the input is wrong" in text
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "render", "score", "report", "compare"])
+@pytest.mark.parametrize("command", ["run", "validate", "render", "score", "report", "compare", "samples"])
 def test_the_help_of_a_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -189,12 +192,17 @@ def fake_job(tmp_path: Path, learner: str) -> Path:
     return tmp_path / "job.yaml"
 
 
+LIVE_PAGE = r"live page: http://127\.0\.0\.1:\d+/#token=[\w-]{20,}"
+
+
 def test_a_run_that_fails_is_exit_1_and_the_next_one_starts_beside_it(tmp_path: Path) -> None:
     fake_job(tmp_path, "import sys; print('some log'); sys.exit('no memory left')")
     for directory in ("runs/a", "runs/a-2"):
         done = run_gvm("run", "job.yaml", cwd=tmp_path)
         assert done.returncode == 1
-        assert done.stdout.splitlines()[0] == f"starting a in {directory}; logs in {directory}/logs"
+        started, page = done.stdout.splitlines()
+        assert started == f"starting a in {directory}; logs in {directory}/logs"
+        assert re.fullmatch(LIVE_PAGE, page)
         first, *rest = done.stderr.splitlines()
         assert first == f"gvm: learner-0 ended with exit code 1; see {directory}/logs/learner-0.log (restarts: 0)"
         assert set(rest) == {"some log", "no memory left"}
@@ -219,6 +227,7 @@ def test_with_json_standard_output_is_the_metrics_and_nothing_else(tmp_path: Pat
     assert lines
     assert all(found == METRICS for found in lines), done.stdout
     assert "the learner restarts from its checkpoint" in done.stderr
+    assert re.search(LIVE_PAGE, done.stderr)
     assert "accuracy held-out" in done.stderr
     assert "runs/a/report.html" in done.stderr
     assert (tmp_path / "runs/a/report.html").exists()
@@ -235,5 +244,68 @@ def test_quiet_prints_the_table_only(tmp_path: Path) -> None:
     done = run_gvm("run", "job.yaml", "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "starting" not in done.stdout
+    assert "live page" not in done.stdout
     assert "accept 0.500" not in done.stdout
     assert "128 (pilot 48)" in done.stdout
+
+
+LEARNER = f"""
+import os, pathlib, time
+print('\\x1b[31mred\\x1b[0m')
+run = pathlib.Path(os.environ['GVM_RUN_DIR'])
+(run / 'metrics.jsonl').write_text({json.dumps(METRICS)!r} + '\\n')
+time.sleep(1.5)
+"""
+
+
+def test_a_run_into_a_file_prints_no_control_characters_even_where_colours_are_forced(tmp_path: Path) -> None:
+    fake_job(tmp_path, LEARNER)
+    log = tmp_path / "log.txt"
+    variables = dict(os.environ) | {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "40"}
+    with log.open("wb") as file:
+        command = [*GVM, "run", "job.yaml"]
+        subprocess.run(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, check=True, env=variables)
+    text = log.read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    lines = text.splitlines()
+    assert lines[0].startswith("starting a in runs/a")
+    assert re.fullmatch(LIVE_PAGE, lines[1])
+    assert lines[2].startswith("iteration   1/100  accuracy 0.500  accept 0.500  loss +0.2500")
+    assert any("accuracy held-out" in line and "0.500 before" in line for line in lines[3:])
+
+
+def test_a_run_whose_report_cannot_be_written_has_succeeded_all_the_same(tmp_path: Path) -> None:
+    fake_job(tmp_path, LEARNER + "(run / 'report.html').mkdir()")
+    done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.fullmatch(r"gvm: runs/a/report\.html: cannot be written \(.*\); give another place\n", done.stderr)
+    assert "not written; mend that and say gvm report runs/a" in done.stdout
+
+
+def test_a_failed_run_s_log_is_quoted_without_its_control_characters(tmp_path: Path) -> None:
+    fake_job(tmp_path, "import sys; print('50% \\x1b[2Jdone'); sys.exit(1)")
+    done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1] == "50% \\x1b[2Jdone"
+
+
+def test_a_run_on_a_terminal_draws_a_bar_and_leaves_the_iteration_in_one_line(tmp_path: Path) -> None:
+    fake_job(tmp_path, LEARNER)
+    leader, follower = pty.openpty()
+    variables = dict(os.environ) | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with subprocess.Popen(
+        [*GVM, "run", "job.yaml"], cwd=tmp_path, stdout=follower, stderr=follower, stdin=follower, env=variables
+    ) as process:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+            while part := os.read(leader, 65536):
+                shown += part
+        os.close(leader)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert "\x1b[" in text
+    assert re.search(LIVE_PAGE, text)
+    (iteration,) = re.findall(r"iteration   1/100  accuracy 0\.500[^\r\n]*", text)
+    assert len(re.sub(r"\x1b\[[\d;]*m", "", iteration)) == 100
+    assert "━" in text

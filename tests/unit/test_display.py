@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from gvm_api.status import JobStatus
+from gvm_api.summary import summary_line
 from gvm_api.wire import Progress
-from gvm_cli.display import Display, final_table, summary_line
+from gvm_cli.display import Display, final_table
 
 SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "total": 8.0}
 
@@ -26,6 +28,7 @@ def line(iteration: int, **changes: Any) -> dict[str, Any]:
         "realised_variance": None,
         "realised_variance_uniform": None,
         "num_samples_pilot": 40,
+        "num_samples_main": 60,
         "tokens_generated_pilot": 400,
         "tokens_generated_main": 600,
         "samples_total": 100 * iteration,
@@ -46,18 +49,6 @@ def append(run_dir: Path, *lines: dict[str, Any]) -> None:
 def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=300, force_terminal=terminal, soft_wrap=True), out
-
-
-def test_an_iteration_is_one_line_of_plain_text() -> None:
-    assert summary_line(line(3), 20) == (
-        "iteration   3/20  accept 0.250  loss -0.5000  412 samples/s  variance/uniform 0.75  "
-        "8.0 s (pilot 1.0 main 2.5 train 4.0)"
-    )
-    evaluated = summary_line(line(5, eval={"held-out": {"accuracy": 0.5}, "b": {"accuracy": 1.0}}), 20)
-    assert evaluated.endswith("  accuracy held-out 0.500  b 1.000")
-    assert "variance/uniform –" in summary_line(line(1, predicted_variance_uniform=0.0), 20)
-    assert summary_line(BEFORE, 20) == "before training   accuracy held-out 0.125"
-    assert summary_line({**BEFORE, "eval": {}}, 20) == "before training   accuracy not evaluated"
 
 
 def test_each_iteration_is_printed_once_and_earlier_ones_of_a_resumed_run_are_not(tmp_path: Path) -> None:
@@ -114,26 +105,101 @@ def test_quiet_prints_no_iteration(tmp_path: Path) -> None:
     assert out.getvalue() == ""
 
 
-def test_on_a_terminal_a_bar_tells_stage_rates_and_time_left(tmp_path: Path) -> None:
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+RUNNING = Progress(
+    phase="Running",
+    stage="main",
+    stage_fraction=0.449,
+    iteration=2,
+    max_iterations=20,
+    accept_rate=0.25,
+    samples_per_second=412.0,
+    accuracy=0.5,
+)
+
+
+def test_on_a_terminal_a_bar_tells_stage_rates_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    clock = Clock()
     to, out = console(terminal=True)
-    with Display(console=to, run_dir=tmp_path) as display:
+    with Display(console=to, run_dir=tmp_path, clock=clock) as display:
+        append(tmp_path, BEFORE)
         display.show(JobStatus(phase="Starting"), None)
         display.show(JobStatus(phase="Running"), Progress(phase="Starting"))
-        progress = Progress(
-            phase="Running",
-            stage="main",
-            stage_fraction=0.5,
-            iteration=2,
-            max_iterations=20,
-            accept_rate=0.25,
-            samples_per_second=412.0,
-        )
-        display.show(JobStatus(phase="Running"), progress)
-        display.show(JobStatus(phase="Running"), progress.model_copy(update={"iteration": 3, "stage_fraction": None}))
+        display.show(JobStatus(phase="Running"), RUNNING)
+        clock.now += 60.0
+        display.show(JobStatus(phase="Running"), RUNNING.model_copy(update={"iteration": 3, "stage_fraction": None}))
     text = out.getvalue()
-    assert "iteration 3/20 main" in text
-    assert "samples/s 412  accept 0.25" in text
-    assert "left 0:00:" in text
+    assert "iteration 4/20 main" in text
+    assert "samples/s 412  accept 0.25  accuracy 0.500  left 0:17:00" in text
+
+
+def test_on_a_terminal_a_long_line_is_cut_and_in_a_log_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    append(tmp_path, line(1))
+    whole = summary_line(line(1), 20)
+    for terminal in (True, False):
+        out = io.StringIO()
+        to = Console(file=out, width=60, force_terminal=terminal, color_system=None)
+        Display(console=to, run_dir=tmp_path).show(JobStatus(max_iterations=20), None)
+        assert out.getvalue() == (f"{whole[:59]}…\n" if terminal else f"{whole}\n")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_or_a_dumb_terminal_gets_a_line_of_progress_where_nothing_was_printed_for_half_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    clock = Clock()
+    to, out = console(terminal=terminal)
+    with Display(console=to, run_dir=tmp_path, clock=clock) as display:
+        status = JobStatus(phase="Running", max_iterations=20)
+        for seconds in (29.0, 1.5, 20.0):
+            clock.now += seconds
+            display.show(status, RUNNING.model_copy(update={"iteration": 0, "stage": "evaluate"}))
+        append(tmp_path, BEFORE, line(1), line(2))
+        display.show(status, RUNNING)
+        for _ in range(70):
+            clock.now += 0.5
+            display.show(status, RUNNING)
+        clock.now += 31.0
+        display.show(JobStatus(phase="Starting"), None)
+    texts = [text.rstrip() for text in out.getvalue().splitlines()]
+    assert texts[0] == "before training evaluate 45 %  samples/s 412  accept 0.25  accuracy 0.500"
+    assert [text[:15] for text in texts[1:4]] == ["before training", "iteration  1/20", "iteration  2/20"]
+    facts = "samples/s 412  accept 0.25  accuracy 0.500  left 0:07:30"  # 18 iterations of 25 s
+    assert texts[4:] == [f"iteration 3/20 main 45 %  {facts}", "starting"]
+    assert not re.search(r"[^\x20-\x7e\n–]", out.getvalue())
+
+
+def test_with_json_the_line_of_progress_goes_where_messages_go_and_quiet_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quiet in (False, True):
+        clock = Clock()
+        to, out = console()
+        with Display(console=to, run_dir=tmp_path, as_json=True, quiet=quiet, clock=clock) as display:
+            clock.now += 31.0
+            display.show(JobStatus(phase="Running"), RUNNING)
+        assert out.getvalue().startswith("iteration 3/20 main 45 %") is not quiet
+    assert capsys.readouterr().out == ""
+
+
+def test_control_characters_of_a_message_are_printed_as_escapes(tmp_path: Path) -> None:
+    to, out = console()
+    Display(console=to, run_dir=tmp_path).show(JobStatus(message="learner-0: \x1b[2Jgone\r"), None)
+    assert out.getvalue() == "learner-0: \\x1b[2Jgone\\r\n"
 
 
 def rows(lines: list[dict[str, Any]], **facts: str) -> dict[str, str]:
@@ -163,3 +229,9 @@ def test_the_final_table_of_a_run_without_iterations_has_its_facts_only() -> Non
     assert rows([], memory="1 GiB") == {"memory": "1 GiB"}
     assert rows([BEFORE]) == {"accuracy held-out": "0.125 before, 0.125 after"}
     assert rows([line(1)])["variance, realised"] == "not measured"
+
+
+def test_the_final_table_leaves_out_what_old_or_broken_lines_lack() -> None:
+    table = rows([{"iteration": 1}, {"iteration": 2, "seconds": None, "num_samples_main": 7}])
+    assert table["samples"] == "7 (pilot 0)"
+    assert table["variance, predicted"] == "not measured"

@@ -133,6 +133,13 @@ def test_counters_add_up_over_iterations_and_the_evaluation_counts_apart() -> No
     assert value(measures, "gvm_response_tokens_bucket", le="32.0") == 2
 
 
+def test_what_counts_is_there_at_zero_before_anything_is_counted() -> None:
+    measures = LearnerMetrics(job())
+    assert value(measures, "gvm_response_tokens_count") == 0
+    assert value(measures, "gvm_weight_sync_seconds_count") == 0
+    assert value(measures, "gvm_retries_total", target="rollout") == 0
+
+
 def test_gpu_seconds_are_what_each_role_holds_times_the_stage() -> None:
     measures = complete()
     assert value(measures, "gvm_gpu_seconds_total", role="rollout", stage="main") == 3 * 2 * 4

@@ -36,6 +36,15 @@ def test_report_prints_the_path_of_its_page(app: typer.Typer, tmp_path: Path) ->
     assert result.exit_code == 0
     assert result.stdout.strip() == str(run_dir / "report.html")
     assert "Accuracy on a: 25.0%, measured once." in (run_dir / "report.html").read_text()
+    assert (run_dir / "plots" / "accuracy_by_iteration.png").exists()
+
+
+def test_report_writes_its_page_where_it_is_told_to(app: typer.Typer, tmp_path: Path) -> None:
+    run_dir, page = write_run(tmp_path / "run", "gvm"), tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["report", str(run_dir), "-o", str(page)])
+    assert (result.exit_code, result.stdout.strip()) == (0, str(page))
+    assert page.exists()
+    assert not (run_dir / "report.html").exists()
 
 
 def test_report_exits_2_and_says_why_for_a_directory_without_a_run(app: typer.Typer, tmp_path: Path) -> None:
@@ -52,6 +61,22 @@ def test_compare_prints_a_table_and_writes_a_page(app: typer.Typer, tmp_path: Pa
     assert "uniform" in result.stdout
     assert "Fewer than three seeds" in result.stdout
     assert page.read_text().startswith("<!doctype html>")
+    pictures = [tmp_path / name for name in ("page.png", "page_by_samples.png", "page_by_iteration.png")]
+    assert result.stdout.splitlines()[-4:] == [str(page), *map(str, pictures)]
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_compare_takes_labels_and_a_baseline(app: typer.Typer, tmp_path: Path) -> None:
+    runs = [f"{label}={write_run(tmp_path / label, 'gvm')}" for label in ("two", "four")]
+    result = CliRunner().invoke(app, ["compare", *runs, "-o", str(tmp_path / "x.html"), "--baseline", "four"])
+    assert result.exit_code == 0, result.stderr
+    assert "difference from four" in result.stdout
+    refused = CliRunner().invoke(app, ["compare", *runs, "-o", str(tmp_path / "y.html"), "--baseline", "six"])
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "gvm: --baseline 'six': is not among two, four; choose one of these\n",
+    )
+    assert not (tmp_path / "y.html").exists()
 
 
 def test_compare_exits_2_and_names_each_difference(app: typer.Typer, tmp_path: Path) -> None:

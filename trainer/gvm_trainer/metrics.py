@@ -76,6 +76,8 @@ class LearnerMetrics:
         for cause in ("timeout", "error"):
             self._add("gvm_verifier_failures_total", 0, cause)
         self._add("gvm_weight_sync_bytes_total", 0)
+        for histogram in ("gvm_response_tokens", "gvm_weight_sync_seconds"):
+            self.registry.observe(histogram, [], *self._job)
 
     def begun(self, *, parity_tolerance: float, num_dropped: int) -> None:
         """What is known before the first iteration."""

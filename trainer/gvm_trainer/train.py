@@ -5,7 +5,6 @@ Owns how the parts of a run are put together. What an iteration does is `loop`'s
 
 import asyncio
 import logging
-import os
 from contextlib import AsyncExitStack
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -13,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from gvm_api import env
 from gvm_api.load import load_job
 from gvm_api.spec import GVMTrainingJob, ModelSpec
-from gvm_metrics.registry import Registry
 from gvm_trainer import metrics
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.collective import Collective, open_collective
@@ -43,8 +41,7 @@ def main() -> None:
     job = load_job(settings.job_file)
     gang = Gang(collective_timeout_seconds=job.spec.learner.collective_timeout_seconds)
     measures = LearnerMetrics(job) if gang.is_leader else None
-    # Every node serves, so that none looks dead to Prometheus; only the leader has figures.
-    stop_serving = _serve(measures.registry if measures else Registry(()), settings)
+    stop_serving = metrics.serve(measures.registry, host=settings.host, port=settings.port) if measures else None
     with invalid_input_explained():
         tokenizer = _load_tokenizer(job.spec.model)
         training, held_out = load_prompts(job.spec, tokenizer) if gang.is_leader else (None, {})
@@ -57,7 +54,8 @@ def main() -> None:
             asyncio.run(lead(job, settings, collective, measures, tokenizer, training, held_out))
         gang.dismiss()
     gang.close()
-    stop_serving()
+    if stop_serving is not None:
+        stop_serving()
 
 
 async def lead(
@@ -137,12 +135,6 @@ async def lead(
             held_out=held_out,
         )
         await loop.run()
-
-
-def _serve(registry: Registry, settings: env.LearnerEnv) -> metrics.Stop:
-    if int(os.environ.get("LOCAL_RANK", "0")):
-        return lambda: None
-    return metrics.serve(registry, host=settings.host, port=settings.port)
 
 
 def _warn_of_data(training: PromptSet, held_out: dict[str, PromptSet]) -> None:

@@ -1,0 +1,199 @@
+"""Budgets, and what they do to the variance of the gradient. Knows what the figures mean, not how they are drawn."""
+
+from functools import partial
+
+from gvm_metrics.dashboards import panels
+from gvm_metrics.dashboards.boards import Row
+from gvm_metrics.dashboards.panels import Frame, Query, buckets, lines, number, stacked, with_line_at
+from gvm_metrics.dashboards.promql import ONE_JOB as JOB
+
+_QUANTILES = ((0.1, "p10"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+_PLANNED = JOB.increase("gvm_allocation_sample_size_count")
+_FIRST_PLAN = "not before the first plan"
+
+
+def rows() -> tuple[Row, Row]:
+    """Both rows."""
+    return Row("Sample budgets", (*_sizes(), *_shares(), *_bounds())), Row("Variance of the gradient", _variance())
+
+
+def _sizes() -> tuple[panels.Buckets, panels.Lines]:
+    spread = JOB.increase("gvm_allocation_sample_size_bucket", "le")
+    return (
+        buckets(
+            Frame(
+                "Samples a prompt (n_i)",
+                "How many prompts got how many samples, over time. A single bright line is the uniform policy; gvm "
+                "spreads: few samples for prompts that are solved or hopeless, many for those in between.",
+                "none",
+                width=12,
+                none=_FIRST_PLAN,
+            ),
+            Query(spread, "{{le}}"),
+        ),
+        lines(
+            Frame(
+                "Quantiles of n_i",
+                "The same as quantiles, read off buckets that double. Good: p99 well above p50, else the allocation "
+                "has nothing to choose between.",
+                panels.SAMPLES,
+                width=12,
+                none=_FIRST_PLAN,
+            ),
+            *(Query(JOB.quantile(q, "gvm_allocation_sample_size"), name) for q, name in _QUANTILES),
+            low=0,
+        ),
+    )
+
+
+def _shares() -> tuple[panels.Lines, ...]:
+    samples, prompts = (JOB.newest(f"gvm_allocation_{what}_share", "accept_rate") for what in ("sample", "prompt"))
+    return (
+        stacked(
+            Frame(
+                "Samples by acceptance rate",
+                "To which prompts the newest plan's samples go, by their estimated acceptance rate p. Compare with "
+                "the panel beside.",
+                panels.SHARE,
+                none=_FIRST_PLAN,
+            ),
+            Query(samples, "p {{accept_rate}}"),
+            is_share=True,
+        ),
+        stacked(
+            Frame(
+                "Prompts by acceptance rate",
+                "How many prompts of the newest plan have which estimated acceptance rate p. Good: the high classes "
+                "grow as the policy learns.",
+                panels.SHARE,
+                none=_FIRST_PLAN,
+            ),
+            Query(prompts, "p {{accept_rate}}"),
+            is_share=True,
+        ),
+        with_line_at(
+            lines(
+                Frame(
+                    "Samples over an even share",
+                    "The first divided by the second: 1 is what a uniform plan gives, 2 twice as much. gvm gives more "
+                    "to low p, as long as those prompts are not hopeless. No line where a class has no prompts.",
+                    "suffix:×",
+                    none=_FIRST_PLAN,
+                ),
+                Query(f"{samples} / ({prompts} > 0)", "p {{accept_rate}}"),
+                low=0,
+            ),
+            1,
+        ),
+    )
+
+
+def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
+    small = partial(Frame, width=5, none=_FIRST_PLAN)
+    return (
+        lines(
+            small(
+                "Inequality of n_i (Gini)",
+                "At 0 all prompts get the same, towards 1 few get all. 0 under a policy other than uniform "
+                "means that floor, cap or missing observations leave it no choice.",
+                "none",
+            ),
+            Query(JOB.newest("gvm_allocation_gini"), "Gini"),
+            low=0,
+            high=1,
+        ),
+        lines(
+            small(
+                "Prompts at floor and cap",
+                "Share of the planned prompts that got minSamples or maxSamples. Many at the cap: raise maxSamples or "
+                "lower the budget. All at the floor: the budget is too small to share out.",
+                panels.SHARE,
+            ),
+            Query(f"{JOB.increase('gvm_allocation_floor_hits_total')} / {_PLANNED}", "at the floor"),
+            Query(f"{JOB.increase('gvm_allocation_cap_hits_total')} / {_PLANNED}", "at the cap"),
+            low=0,
+            high=1,
+        ),
+        lines(
+            small(
+                "Prompts without a gradient",
+                "Share of the iteration's prompts that taught nothing: none of their samples accepted (RAFT), or all "
+                "rewards alike (GRPO). Good: it falls; this is what budgets are to lower.",
+                panels.SHARE,
+            ),
+            Query(JOB.newest("gvm_zero_gradient_fraction"), "without a gradient"),
+            low=0,
+            high=1,
+        ),
+        _ledger(),
+        number(
+            Frame(
+                "Known prompts",
+                "Prompts with a posterior: those that were sampled before. Good: it grows to the size of the data "
+                "set; then no prompt needs a pilot.",
+                "none",
+                width=3,
+                none=_FIRST_PLAN,
+            ),
+            Query(JOB.newest("gvm_allocation_known_prompts")),
+        ),
+    )
+
+
+def _ledger() -> panels.Lines:
+    training = ('stage=~"pilot|main"',)
+    return lines(
+        Frame(
+            "Ledger",
+            "Training samples a second as the plans want them, as the learner drew them, and as the allocator's "
+            "ledger counted them. Good: all alike over time; a lasting gap is samples that were lost or counted "
+            "twice.",
+            panels.SAMPLES_PER_SECOND,
+            width=6,
+            none=_FIRST_PLAN,
+        ),
+        Query(JOB.rate("gvm_samples_total", "stage", where=training), "drawn, {{stage}}"),
+        Query(JOB.rate("gvm_ledger_samples_total", "stage"), "ledger, {{stage}}"),
+        Query(JOB.rate("gvm_allocation_budget_samples_total"), "planned, main"),
+        low=0,
+    )
+
+
+def _variance() -> tuple[panels.Lines, ...]:
+    return (
+        lines(
+            Frame(
+                "Predicted variance",
+                "Of the gradient under the last plan and under a uniform plan of the same cost, by the posteriors. "
+                "Good: below its uniform twin.",
+                "sci",
+            ),
+            Query(JOB.newest("gvm_predicted_variance"), "plan"),
+            Query(JOB.newest("gvm_predicted_variance_uniform"), "uniform plan"),
+            is_log=True,
+        ),
+        lines(
+            Frame(
+                "Realised variance",
+                "The same as the iteration's samples show it: a noisy estimate, on a scale of its own. "
+                "Good: below its uniform twin, on average.",
+                "sci",
+            ),
+            Query(JOB.newest("gvm_realised_variance"), "plan"),
+            Query(JOB.newest("gvm_realised_variance_uniform"), "uniform plan"),
+            is_log=True,
+        ),
+        with_line_at(
+            lines(
+                Frame(
+                    "Variance over the uniform plan's",
+                    "Below the line the allocation gains: at 0.7 a uniform plan would need 1/0.7 as many samples for "
+                    "the same variance. Judge realised by its trend: single points are noisy.",
+                    "none",
+                ),
+                Query(JOB.newest("gvm_variance_ratio", "kind"), "{{kind}}"),
+                is_log=True,
+            ),
+            1,
+        ),
+    )

@@ -1,0 +1,182 @@
+"""Which runs may be compared: one line a difference, naming both runs, both values and the fix."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gvm_api.status import JobStatus
+from gvm_cli.comparability import check_comparable, token_excess, token_means
+from gvm_cli.run_groups import Group, read_groups
+
+
+def write_run(
+    run_dir: Path,
+    *,
+    policy: str = "gvm",
+    seed: int = 0,
+    tokens: int = 1000,
+    num_iterations: int = 4,
+    line: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
+) -> Path:
+    """A run that spent so many tokens an iteration; `line` changes its every line, `changes` its spec."""
+    spec: dict[str, Any] = {
+        "model": {"path": "base"},
+        "dataset": {"path": "train.jsonl"},
+        "algorithm": {"seed": seed, "maxIterations": num_iterations},
+        "allocation": {"policy": policy},
+    }
+    for part, values in changes.items():
+        spec[part] = {**spec.get(part, {}), **values}
+    job = {
+        "apiVersion": "gvm.rlhflow.dev/v1alpha1",
+        "kind": "GVMTrainingJob",
+        "metadata": {"name": "sums"},
+        "spec": spec,
+    }
+    lines: list[dict[str, Any]] = [{"iteration": 0, "step": 0, "eval": {"held-out": {"accuracy": 0.1}}}]
+    lines += [
+        {
+            "iteration": i,
+            "step": 4 * i,
+            "learning_rate": 1e-6,
+            "tokens_total": tokens * i,
+            "eval": {"held-out": {"accuracy": 0.1 * i}},
+            **(line or {}),
+        }
+        for i in range(1, num_iterations + 1)
+    ]
+    run_dir.mkdir(parents=True)
+    (run_dir / "job.yaml").write_text(yaml.safe_dump(job))
+    (run_dir / "status.json").write_text(JobStatus(phase="Succeeded").model_dump_json())
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return run_dir
+
+
+def problems(*given: Path | str, **options: float) -> list[str]:
+    try:
+        check_comparable(read_groups(list(map(str, given))), **options)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
+
+
+def test_runs_that_differ_in_allocation_seed_length_and_machines_compare(tmp_path: Path) -> None:
+    assert not problems(
+        write_run(tmp_path / "u", policy="uniform", rollout={"replicas": 4}, reward={"workers": 1}),
+        write_run(tmp_path / "g", seed=7, num_iterations=6, learner={"microBatchTokens": 8192}, reward={"workers": 16}),
+        write_run(tmp_path / "g2", seed=8, learner={"microBatchTokens": 8192}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"allocation": {"samplesPerPrompt": 16}}, "spec.allocation.samplesPerPrompt: 8 in {a} but 16 in {b}; "),
+        ({"algorithm": {"updatesPerIteration": 1}}, "spec.algorithm.updatesPerIteration: 4 in {a} but 1 in {b}; "),
+        ({"algorithm": {"klCoefficient": 0.1}}, "spec.algorithm.klCoefficient: 0.0 in {a} but 0.1 in {b}; the KL "),
+        ({"algorithm": {"name": "grpo"}}, "spec.algorithm.name: 'raftpp' in {a} but 'grpo' in {b}; "),
+        ({"learner": {"learningRate": 1e-4}}, "spec.learner.learningRate: 1e-06 in {a} but 0.0001 in {b}; a larger "),
+        ({"learner": {"warmupSteps": 9}}, "spec.learner.warmupSteps: 0 in {a} but 9 in {b}; "),
+        ({"model": {"path": "other"}}, "spec.model.path: 'base' in {a} but 'other' in {b}; the model is "),
+        ({"model": {"revision": "v2"}}, "spec.model.revision: None in {a} but 'v2' in {b}; "),
+        ({"dataset": {"path": "b.jsonl"}}, "spec.dataset.path: 'train.jsonl' in {a} but 'b.jsonl' in {b}; "),
+        ({"reward": {"acceptThreshold": 0.5}}, "spec.reward.acceptThreshold: 1.0 in {a} but 0.5 in {b}; "),
+        ({"rollout": {"maxResponseTokens": 9}}, "spec.rollout.maxResponseTokens: 3072 in {a} but 9 in {b}; "),
+    ],
+)
+def test_jobs_that_differ_in_more_are_refused(tmp_path: Path, changes: dict[str, dict[str, Any]], line: str) -> None:
+    a, b = write_run(tmp_path / "a", policy="uniform"), write_run(tmp_path / "b", **changes)
+    (problem,) = problems(a, b)
+    assert problem.startswith(line.format(a=a, b=b))
+    assert "run one again with the other's" in problem
+
+
+def test_every_difference_has_a_line(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform")
+    b = write_run(tmp_path / "b", learner={"learningRate": 1e-4}, algorithm={"klCoefficient": 0.1}, tokens=9000)
+    assert [text.split(":")[0] for text in problems(a, b)] == [
+        "spec.algorithm.klCoefficient",
+        "spec.learner.learningRate",
+    ]
+
+
+def test_a_learning_rate_that_was_recorded_otherwise_than_set_is_refused(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform")
+    b = write_run(tmp_path / "b", line={"learning_rate": 2e-6})
+    (problem,) = problems(a, b)
+    assert problem.startswith(f"learning rate at iteration 1: 1e-06 in {a} but 2e-06 in {b}; see learner.deepspeed")
+    for nothing in (0.0, None):  # no prompt gave a gradient; not recorded
+        assert not problems(a, write_run(tmp_path / f"c-{nothing}", line={"learning_rate": nothing}))
+
+
+def test_runs_with_more_optimiser_steps_are_refused(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform", num_iterations=5)
+    b = write_run(tmp_path / "b", line={"step": 32})
+    (problem,) = problems(a, b)
+    assert problem.startswith(f"optimiser steps at iteration 4: 16 in {a} but 32 in {b}; more updates are no better")
+
+
+def test_groups_that_spent_more_tokens_are_refused_unless_that_is_tolerated(tmp_path: Path) -> None:
+    a = [write_run(tmp_path / f"u-{seed}", policy="uniform", seed=seed, tokens=900 + 200 * seed) for seed in (0, 1)]
+    b = [write_run(tmp_path / f"g-{seed}", seed=seed, tokens=1180 + 20 * seed) for seed in (0, 1)]
+    (problem,) = problems(*a, *b)
+    assert problem.startswith(
+        f"generated tokens at iteration 4, pilot included: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
+        f"({b[0]}, {b[1]}), 19% more than the fewer where --token-tolerance allows 10%"
+    )
+    assert problem.endswith("--token-tolerance 0.19")
+    assert not problems(*a, *b, token_tolerance=0.19)
+    assert problems(*b, *a)[0].startswith("generated tokens at iteration 4, pilot included: 4,760 of gvm"), "either way"
+    groups = read_groups(list(map(str, (*a, *b))))
+    assert token_means(groups) == [4000, 4760]
+    assert token_excess(groups) == pytest.approx(0.19)
+
+
+def test_tokens_are_held_against_each_other_where_the_shortest_run_ends(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform", num_iterations=9)
+    assert not problems(a, write_run(tmp_path / "b", num_iterations=3, tokens=1050))
+
+
+def test_runs_of_one_group_have_one_allocation_and_seeds_of_their_own(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a")
+    b = write_run(tmp_path / "b", seed=1, allocation={"pilotSamples": 2})
+    (problem,) = problems(a, b)
+    assert problem == (
+        f"spec.allocation.pilotSamples: 4 in {a} but 2 in {b}; runs of gvm are averaged, so tell these apart: LABEL={b}"
+    )
+    assert not problems(a, f"two={b}")
+    (problem,) = problems(a, write_run(tmp_path / "c"))
+    assert problem.endswith("are both of gvm and have seed 0; give each run its own seed")
+    assert "give at least two" in problems(a)[0]
+
+
+def labels(groups: tuple[Group, ...]) -> dict[str, list[str]]:
+    return {group.label: [run.directory.name for run in group.runs] for group in groups}
+
+
+def test_runs_belong_to_their_policy_or_to_the_label_before_them(tmp_path: Path) -> None:
+    for name, policy in (("a-0", "gvm"), ("a-1", "gvm"), ("b-0", "uniform"), ("c=1", "uniform")):
+        write_run(tmp_path / name, policy=policy)
+    (tmp_path / "a-0.yaml").write_text("the job file beside a run")
+    given = [str(tmp_path / name) for name in ("a-0", "a-0.yaml", "b-0", "c=1")]
+    assert labels(read_groups(given)) == {"gvm": ["a-0"], "uniform": ["b-0", "c=1"]}
+    assert labels(read_groups([f"new={tmp_path}/a-*", f"old={tmp_path}/b-0"])) == {
+        "new": ["a-0", "a-1"],
+        "old": ["b-0"],
+    }
+
+
+def test_what_is_no_run_or_no_label_is_refused(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "a")
+    for given, problem in (
+        ("nowhere", r"nowhere: is no run directory"),
+        (f"new={tmp_path}/x-*", r"there is no directory .*x-\*; give that of a run"),
+        (f"_a={run_dir}", r"'_a' is no label; write letters, digits"),
+        (f"<b>={run_dir}", r"'<b>' is no label"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            read_groups([given])

@@ -1,0 +1,100 @@
+"""One iteration in one line of text: what it says, that columns stand under one another, that gaps do no harm."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gvm_api.summary import summary_line
+
+SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "sync": 0.4, "total": 8.0}
+
+
+def line(iteration: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "accept_rate": 0.25,
+        "loss": -0.5,
+        "samples_per_second": 412.3,
+        "predicted_variance": 0.6,
+        "predicted_variance_uniform": 0.8,
+        "realised_variance": 3.0,
+        "realised_variance_uniform": 4.0,
+        "tokens_generated_pilot": 400,
+        "tokens_generated_main": 18_700,
+        "seconds": SECONDS,
+        "eval": None,
+        **changes,
+    }
+
+
+BEFORE = {"iteration": 0, "step": 0, "seconds": {"sync": 0.2, "total": 1.0}, "eval": {"held-out": {"accuracy": 0.125}}}
+
+
+def test_a_line_says_accuracy_first_then_training_variance_speed_and_the_largest_stages() -> None:
+    assert summary_line(line(4, eval={"held-out": {"accuracy": 0.8071}}), 20) == (
+        "iteration  4/20  accuracy 0.807  accept 0.250  loss -0.5000  variance 0.75  realised 0.75  "
+        "  412 samples/s  19.1k tokens     8.0 s (train 4.0, main 2.5, pilot 1.0)"
+    )
+    assert summary_line(BEFORE, 20) == "before training  accuracy 0.125  1.0 s (sync 0.2)"
+
+
+def test_further_evaluation_sets_follow_at_the_end() -> None:
+    text = summary_line(line(4, eval={"a": {"accuracy": 0.5}, "b": {"accuracy": 1.0}, "c": {"accuracy": 0.1}}), 20)
+    assert text.startswith("iteration  4/20  accuracy 0.500  ")
+    assert text.endswith("  b 1.000  c 0.100")
+
+
+def test_columns_stand_under_one_another_whatever_was_measured() -> None:
+    lines = [
+        line(1),
+        line(9, loss=None, accept_rate=None, realised_variance=None),
+        line(20, loss=12.25, samples_per_second=3.4, tokens_generated_main=8_400_000),
+        line(3, eval={"held-out": {"accuracy": 1.0}}, samples_per_second=15_000.0),
+        line(3, predicted_variance_uniform=0.0),
+    ]
+    texts = [summary_line(each, 20) for each in lines]
+    for word in ("accuracy", "accept", "loss", "variance", "realised", "samples/s", "tokens", " s ("):
+        assert len({text.index(word) for text in texts}) == 1, (word, texts)
+
+
+def test_the_line_before_training_has_its_accuracy_under_the_others() -> None:
+    for most in (5, 20, 1000):
+        assert summary_line(BEFORE, most).index("accuracy") == summary_line(line(1), most).index("accuracy")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"iteration": 3},
+        {"iteration": 3, "seconds": None, "eval": {}},
+        {"iteration": 3, "seconds": {"total": None, "main": None}, "eval": {"a": None, "b": {"accuracy": None}}},
+        {"iteration": 3, "loss": float("nan"), "accept_rate": float("inf"), "predicted_variance": "no number"},
+        dict.fromkeys(line(1)),
+    ],
+)
+def test_missing_and_null_values_are_dashes(broken: dict[str, Any]) -> None:
+    text = summary_line(broken, 20)
+    assert "accuracy –" in text
+    assert "nan" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.0, "0"), (3.44, "3.4"), (9.96, "10"), (412.3, "412"), (999.6, "1.00k"), (19_140, "19.1k"), (99_960, "100k")],
+)
+def test_counts_take_five_characters(rate: float, text: str) -> None:
+    assert f"  {text:>5} samples/s  " in summary_line(line(1, samples_per_second=rate), 20)
+
+
+def test_it_needs_nothing_but_the_standard_library() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import gvm_api.summary\n"
+        "own = {n.partition('.')[0] for n in set(sys.modules) - before}\n"
+        "print(sorted(own - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['gvm_api']"
