@@ -63,6 +63,8 @@ def launch(tmp_path: Path, **environment: str) -> tuple[int, dict[str, Any]]:
         "GVM_ROLLOUT_URLS": "http://rollout:8000",
         "GVM_WEIGHTS_HOST": "127.0.0.1",
         "GVM_WEIGHTS_PORT": "9000",
+        "GVM_HOST": "127.0.0.1",
+        "GVM_PORT": "8000",
         "GVM_RENDEZVOUS_HOST": "job-1-learner-0",
         "GVM_RENDEZVOUS_PORT": "29400",
     }
