@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := operator/gvm_api operator/gvm_metrics operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
-CHECKED := operator trainer tests benchmarks examples
+CHECKED := operator trainer tests benchmarks examples docs
 
 .PHONY: setup run test test-quick lint fix generate bench e2e clean help
 
@@ -42,7 +42,7 @@ fix: $(READY) ## format, and mend what ruff can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-generate: $(READY) ## write what is generated: crds/ and the chart's copy, dashboards, two pages of docs/
+generate: $(READY) ## write what is generated: crds/, the chart's copy and dashboards, docs/job-reference.md, docs/metrics.md
 	$(BIN)/python -m gvm_operator.definition.crd > crds/gvmtrainingjobs.yaml.new
 	mv crds/gvmtrainingjobs.yaml.new crds/gvmtrainingjobs.yaml
 	$(BIN)/python -m gvm_operator.definition.reference > docs/job-reference.md.new
@@ -53,7 +53,7 @@ generate: $(READY) ## write what is generated: crds/ and the chart's copy, dashb
 	cp crds/gvmtrainingjobs.yaml charts/gvm-operator/files/gvmtrainingjobs.yaml
 
 bench: $(READY) ## every benchmark, one JSON object each (the operator's where KUBECONFIG names a cluster)
-	for name in gradient_norms allocation rollout convergence; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	for name in gradient_norms allocation rollout observability convergence; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 	@test -z "$$KUBECONFIG" || $(BIN)/python -m benchmarks.operator_load --json
 
 e2e: $(READY) ## the whole product on a cluster: images, chart, kubectl apply (CLUSTER=folder of up, kubeconfig, build-image)

@@ -1,7 +1,7 @@
-"""Takes the live page's pictures: `python docs/images/take.py RUN_DIR` writes live-page.png and live-page-phone.png.
+"""Takes the pictures of a run: `python docs/images/take.py RUN_DIR` writes live-page*.png and report.png.
 
-Serves the run directory by the allocator itself, from a copy of its database, so that nothing in RUN_DIR changes.
-Needs Chromium and Playwright.
+Serves the run directory by the allocator itself, from a copy of its database, so that nothing in RUN_DIR changes. The
+report is the one that `gvm run` left there. Needs Chromium and Playwright.
 """
 
 import contextlib
@@ -43,6 +43,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width, height, scale, scheme in PICTURES:
             take(browser, url, Path(__file__).with_name(name), width=width, height=height, scale=scale, scheme=scheme)
+        take_report(browser, Path(sys.argv[1]) / "report.html", Path(__file__).with_name("report.png"))
         browser.close()
     return 0
 
@@ -78,6 +79,14 @@ def take(browser: Browser, url: str, file: Path, *, width: int, height: int, sca
     page.goto(url)
     page.wait_for_selector("#accuracy-plot .main-svg")
     page.wait_for_function(DRAWN)
+    page.screenshot(path=file)
+    page.close()
+
+
+def take_report(browser: Browser, report: Path, file: Path) -> None:
+    """One picture of the report's top."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1500}, device_scale_factor=1.25, color_scheme="light")
+    page.goto(report.absolute().as_uri())
     page.screenshot(path=file)
     page.close()
 
