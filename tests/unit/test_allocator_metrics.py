@@ -182,3 +182,19 @@ def test_a_request_that_fails_counts_as_500(tmp_path: Path) -> None:
 )
 def test_the_gini_coefficient_is_0_where_all_get_the_same(sizes: list[int], expected: float) -> None:
     assert gini(np.array(sizes)) == pytest.approx(expected)
+
+
+def test_a_thousand_prompts_have_as_many_series_as_two(call: Call) -> None:
+    def num_series() -> int:
+        families = text_string_to_metric_families(call("GET", "/metrics").text)
+        return sum(len(family.samples) for family in families)
+
+    observe(call)
+    plan(call)
+    num_series()  # its own request is a series, too
+    before = num_series()
+    outcomes = [{"id": f"p{i}", "numSamples": 4, "numAccepted": i % 5, "gradNorms": []} for i in range(1000)]
+    assert observe(call, iteration=1, outcomes=outcomes).status_code == 200
+    assert plan(call, iteration=1, budget=8000, promptIds=[f"p{i}" for i in range(1000)]).status_code == 200
+    assert series(call, "gvm_allocation_known_prompts") == {(): 1002}
+    assert num_series() == before
