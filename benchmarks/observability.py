@@ -1,181 +1,234 @@
-"""What it costs to be seen: a run that is scraped, watched and recorded against one that is not.
+"""What it costs to be seen: CPU seconds of records, metrics, sinks, scrapes and an open page, over a run's own time.
 
-    python -m benchmarks.observability [--pairs 3] [--iterations 6] [--json]
+    python -m benchmarks.observability [RUN_DIR] [--json]
 
-Pairs of `gvm run` on the arithmetic example, the same seed in each. Watched: every sample is saved, TensorBoard is
-written, Prometheus' part is played by a scrape of every process each 15 s, and the live page is open (its requests
-each 2 s). Alone: none of that. `ratio` is watched over alone of the seconds an iteration takes, evaluation left out;
-`cpu_ratio` is the same of the CPU seconds of all processes, which a busy machine disturbs less.
+Takes a finished run (by default it makes one: the arithmetic example, 6 iterations), puts its iterations once more
+through the very code that writes and serves them, and counts that code's CPU seconds: what the learner does in every
+iteration (samples as Parquet and JSON, the line, metrics, TensorBoard), its report to the allocator each second, a
+scrape of learner and allocator each 15 s, and the live page's requests each 2 s. `share` is the sum over the seconds
+that the run took, evaluations left out: the share of one core. A run with all of it beside one without was tried and
+says nothing: on a shared machine two like runs differ by more.
 """
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import pyarrow.parquet as pq
+import uvicorn
 import yaml
 
-SCRAPE_SECONDS, POLL_SECONDS = 15.0, 2.0
-PAGE = re.compile(r"live page: (http://[^/]+)/#token=(\S+)")
+from gvm_allocator.app import create_app
+from gvm_allocator.store import Store
+from gvm_api import wire
+from gvm_api.load import load_job
+from gvm_cli.local import free_ports
+from gvm_metrics.registry import Registry
+from gvm_trainer.allocation import AllocatorClient
+from gvm_trainer.metrics import LearnerMetrics
+from gvm_trainer.records import Records
+from gvm_trainer.reporter import Reporter
+from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.samples import Completion, Prompt, Sample
+from gvm_trainer.trackers import open_trackers
+
+SCRAPE_SECONDS, POLL_SECONDS, PROGRESS_SECONDS = 15.0, 2.0, 1.0
+TOKEN = "benchmark"
+Costs = defaultdict[str, list[float]]
 
 
-def job_file(folder: Path, *, iterations: int, is_watched: bool) -> Path:
-    """The example, with or without what a watched run writes."""
+def make_run(folder: Path, *, iterations: int = 6) -> Path:
+    """A run of the example."""
     job = yaml.safe_load(Path("examples/arithmetic.yaml").read_text())
-    spec = job["spec"]
-    spec["algorithm"]["maxIterations"] = iterations
-    spec["evaluation"]["everyIterations"] = iterations
-    spec["storage"] |= {"saveSamples": is_watched, "checkpointEveryIterations": iterations}
-    spec["learner"]["reportTo"] = ["tensorboard"] if is_watched else []
-    file = folder / "job.yaml"
+    job["spec"]["algorithm"]["maxIterations"] = iterations
+    file, run_dir = folder / "job.yaml", folder / "run"
     file.write_text(yaml.safe_dump(job, sort_keys=False))
-    return file
+    command = [sys.executable, "-m", "gvm_cli.main", "run", str(file), "--run-dir", str(run_dir), "--quiet"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return run_dir
 
 
-def run(folder: Path, *, iterations: int, is_watched: bool) -> dict[str, float]:
-    """One run: median seconds an iteration, CPU seconds of all its processes, share of the time spent on records."""
-    folder.mkdir(parents=True)
-    run_dir = folder / "run"
-    file = job_file(folder, iterations=iterations, is_watched=is_watched)
-    command = [sys.executable, "-m", "gvm_cli.main", "run", str(file), "--run-dir", str(run_dir)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    ended, cpu_seconds, output = threading.Event(), CpuSeconds(run_dir), []
-    with ThreadPoolExecutor() as pool:
-        beside = [pool.submit(cpu_seconds.watch, ended)]
-        for line in process.stdout:
-            output.append(line)
-            if is_watched and (found := PAGE.search(line)):
-                beside.append(pool.submit(watch, found[1], found[2], run_dir, ended))
-        code = process.wait()
-        ended.set()
-        for each in beside:
-            each.result()
-    if code:
-        raise SystemExit(f"benchmark: the run failed:\n{''.join(output)}")
-    lines = [json.loads(text) for text in (run_dir / "metrics.jsonl").read_text().splitlines()][1:]
-    seconds = [line["seconds"]["total"] - line["seconds"]["evaluate"] for line in lines]
-    records = [line["seconds"]["records"] / line["seconds"]["total"] for line in lines]
-    return {
-        "iteration_seconds": statistics.median(seconds),
-        "cpu_seconds": cpu_seconds.total,
-        "records_share": statistics.fmean(records),
+@contextmanager
+def counted(costs: Costs, what: str) -> Iterator[None]:
+    """Count the CPU seconds within, of all threads."""
+    begun = time.process_time()
+    yield
+    costs[what].append(time.process_time() - begun)
+
+
+def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Prompt], dict[str, list[Sample]], wire.Plan]:
+    """An iteration's samples and plan, as the loop had them."""
+    plan = json.loads((run_dir / f"plans/{iteration:06}.json").read_text())
+    groups: dict[str, list[Sample]] = {prompt_id: [] for prompt_id in plan["prompt_ids"]}
+    prompts: dict[str, Prompt] = {i: Prompt(id=i, text="", token_ids=(1,), answer="") for i in plan["prompt_ids"]}
+    for row in pq.read_table(run_dir / f"samples/{iteration:06}.parquet").to_pylist():
+        prompts[row["prompt_id"]] = Prompt(
+            id=row["prompt_id"], text=row["prompt"], token_ids=(1,), answer=row["answer"]
+        )
+        completion = Completion(
+            prompt_id=row["prompt_id"],
+            stage=row["stage"],
+            index=row["index"],
+            token_ids=tuple(row["token_ids"]),
+            logprobs=(0.0,) * len(row["token_ids"]),
+            text=row["completion"],
+            finish_reason=row["finish_reason"],
+            policy_version=row["policy_version"],
+        )
+        groups[row["prompt_id"]].append(Sample(completion=completion, reward=row["reward"], outcome=row["outcome"]))
+    made = wire.Plan(
+        policy=plan["policy"],
+        prompt_ids=tuple(plan["prompt_ids"]),
+        sample_sizes=tuple(plan["sample_sizes"]),
+        accept_rates=tuple(plan["accept_rates"]),
+        grad_norms=tuple(plan["grad_norms"]),
+        num_observed=(0,) * len(plan["prompt_ids"]),
+        predicted_variance=1.0,
+        predicted_variance_uniform=1.0,
+        num_at_floor=0,
+        num_at_cap=0,
+    )
+    return list(prompts.values()), groups, made
+
+
+def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs: Costs) -> Registry:
+    """Write every iteration of a run anew, as its learner did; its metrics."""
+    job = load_job(run_dir / "job.yaml")
+    job = job.model_copy(
+        update={
+            "spec": job.spec.model_copy(
+                update={"learner": job.spec.learner.model_copy(update={"report_to": ("tensorboard",)})}
+            )
+        }
+    )
+    records, measures = Records(folder, saves_samples=True), LearnerMetrics(job)
+    records.keep_job(run_dir / "job.yaml")
+    trackers = open_trackers(job, folder)
+    reporter = Reporter(
+        max_iterations=job.spec.algorithm.max_iterations,
+        allocator=AllocatorClient("http://unused", job="unused", token=TOKEN, timeout_seconds=1.0),
+        client=RolloutClient(["http://unused"], max_tokens=1, concurrency=1, timeout_seconds=1.0, retries=0),
+        records=records,
+        metrics=measures,
+        trackers=trackers,
+    )
+    for line in lines:
+        lengths: list[int] = []
+        if line["iteration"]:
+            prompts, groups, plan = read_iteration(run_dir, line["iteration"])
+            lengths = [len(s.completion.token_ids) for own in groups.values() for s in own]
+            records.write_plan(line["iteration"], plan, [0] * len(plan.prompt_ids))
+            with counted(costs, "samples"):
+                records.write_samples(line["iteration"], prompts, groups, plan)
+        with counted(costs, "line, metrics, TensorBoard"):
+            reporter.write(line, lengths)
+        with counted(costs, "scrape of the learner"):
+            measures.registry.render()
+    trackers.close()
+    return measures.registry
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The allocator over a run directory; yields the job's address."""
+    (port,) = free_ports(1)
+    with closing(Store(folder / "allocator.sqlite")) as store:
+        config = uvicorn.Config(create_app(store, TOKEN, run_dir=folder), port=port, log_level="warning")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def allocator_side(run_dir: Path, folder: Path, costs: Costs, *, repeats: int = 50) -> None:
+    """Ask as the learner, Prometheus and an open page do. Client and server both count."""
+    job = load_job(run_dir / "job.yaml")
+    name = job.metadata.name
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    progress = wire.Progress(phase="Running", stage="main", stage_fraction=0.5, iteration=1, max_iterations=2)
+    with served(folder) as address, httpx.Client(headers=headers, timeout=30.0, trust_env=False) as http:
+        allocation = wire.RegisterJob(allocation=job.spec.allocation).model_dump_json()
+        http.put(f"{address}/v1/jobs/{name}", content=allocation).raise_for_status()
+        run = f"{address}/v1/jobs/{name}/run"
+        newest = max(line["iteration"] for line in http.get(run).json()["lines"])
+        asks: dict[str, Callable[[], httpx.Response]] = {
+            "report of progress": lambda: http.put(
+                f"{address}/v1/jobs/{name}/progress", content=progress.model_dump_json()
+            ),
+            "page, nothing new": lambda: http.get(run, params={"after": newest}),
+            "page, a new iteration": lambda: http.get(run, params={"after": newest - 1}),
+            "page, plan": lambda: http.get(f"{run}/plan"),
+            "page, samples": lambda: http.get(f"{run}/samples"),
+            "scrape of the allocator": lambda: http.get(f"{address}/metrics"),
+        }
+        for what, ask in asks.items():
+            ask().raise_for_status()
+            for _ in range(repeats):
+                with counted(costs, what):
+                    ask()
+
+
+def total_seconds(costs: Costs, num_iterations: int, seconds: float) -> dict[str, float]:
+    """CPU seconds of a whole run, by what they went to."""
+    each = {what: statistics.fmean(values) for what, values in costs.items()}
+    times = dict.fromkeys(each, float(num_iterations)) | {
+        "report of progress": seconds / PROGRESS_SECONDS,
+        "page, nothing new": seconds / POLL_SECONDS,
+        "scrape of the learner": seconds / SCRAPE_SECONDS,
+        "scrape of the allocator": seconds / SCRAPE_SECONDS,
     }
-
-
-class CpuSeconds:
-    """CPU seconds of a run's processes, as far as they were seen."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._file = run_dir / "processes.json"
-        self._seen: dict[int, float] = {}
-
-    @property
-    def total(self) -> float:
-        """Of all, user and system."""
-        return sum(self._seen.values())
-
-    def watch(self, ended: threading.Event) -> None:
-        """Look each half second."""
-        while not ended.wait(0.5):
-            for pid in self._pids():
-                try:
-                    times = psutil.Process(pid).cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                self._seen[pid] = times.user + times.system
-
-    def _pids(self) -> set[int]:
-        if not self._file.exists():
-            return set()
-        recorded = {entry["pid"] for entry in json.loads(self._file.read_text())}
-        found = set(recorded)
-        for pid in recorded:
-            try:
-                found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-
-def watch(url: str, token: str, run_dir: Path, ended: threading.Event) -> None:
-    """Be Prometheus and an open page until the run ends."""
-    scraped = 0.0
-    with httpx.Client(timeout=10.0, trust_env=False, headers={"Authorization": f"Bearer {token}"}) as http:
-        tags: dict[str, str] = {}
-        newest = -1
-        while not ended.wait(POLL_SECONDS):
-            try:
-                newest = look_at_page(http, f"{url}/v1/jobs/arithmetic/run", tags, newest)
-                if time.monotonic() - scraped >= SCRAPE_SECONDS:
-                    scraped = time.monotonic()
-                    scrape(http, run_dir / "targets.json")
-            except httpx.TransportError:
-                continue  # it starts, or ends
-
-
-def look_at_page(http: httpx.Client, url: str, tags: dict[str, str], newest: int) -> int:
-    """What the page asks for: the new lines, and plan and samples where they changed."""
-    lines = http.get(url, params={"after": newest}).json().get("lines", [])
-    for part in ("plan", "samples"):
-        answer = http.get(f"{url}/{part}", headers={"If-None-Match": tags.get(part, "")})
-        tags[part] = answer.headers.get("ETag", "")
-    return max([newest, *(int(line["iteration"]) for line in lines)])
-
-
-def scrape(http: httpx.Client, targets: Path) -> None:
-    """GET /metrics of every process."""
-    if targets.exists():
-        for group in json.loads(targets.read_text()):
-            http.get(f"http://{group['targets'][0]}/metrics")
+    return {what: each[what] * times[what] for what in each}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("run_dir", nargs="?", type=Path, help="a finished run; default: make one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    pairs: list[dict[str, Any]] = []
+    costs: Costs = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.pairs):
-            # The first of a pair in turns, so that a machine that slows down favours neither.
-            order = (True, False) if number % 2 else (False, True)
-            found = {
-                is_watched: run(
-                    Path(folder) / f"{number}-{is_watched}", iterations=options.iterations, is_watched=is_watched
-                )
-                for is_watched in order
-            }
-            pairs.append({"watched": found[True], "alone": found[False]})
-    ratios = {
-        name: [pair["watched"][key] / pair["alone"][key] for pair in pairs]
-        for name, key in (("ratio", "iteration_seconds"), ("cpu_ratio", "cpu_seconds"))
-    }
+        run_dir = options.run_dir or make_run(Path(folder))
+        lines = [json.loads(text) for text in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        copy = Path(folder) / load_job(run_dir / "job.yaml").metadata.name
+        learner_side(run_dir, copy, lines, costs)
+        allocator_side(run_dir, copy, costs)
+    trained = [line["seconds"] for line in lines if line["iteration"]]
+    seconds = sum(each["total"] - each["evaluate"] for each in trained)
+    spent = total_seconds(costs, len(trained), seconds)
     result = {
         "benchmark": "observability",
-        "pairs": pairs,
-        **{name: statistics.median(values) for name, values in ratios.items()},
-        **{f"{name}_range": [min(values), max(values)] for name, values in ratios.items()},
-        "records_share": statistics.fmean(pair["watched"]["records_share"] for pair in pairs),
+        "iterations": len(trained),
+        "iteration_seconds": seconds / len(trained),
+        "milliseconds": {what: 1000 * statistics.fmean(values) for what, values in costs.items()},
+        "range_milliseconds": {what: [1000 * min(v), 1000 * max(v)] for what, v in costs.items()},
+        "shares": {what: value / seconds for what, value in spent.items()},
+        "share": sum(spent.values()) / seconds,
     }
     if options.json:
         print(json.dumps(result))
         return
-    for name, values in ratios.items():
-        spread = f"({min(values):.4f} to {max(values):.4f}) over {len(pairs)} pairs"
-        print(f"{name:<10} {statistics.median(values):.4f} {spread}")
-    print(f"records    {result['records_share']:.2%} of an iteration's time")
+    print(f"{'':<28} {'ms each (range)':>26} {'share of a core':>16}")
+    for what, values in costs.items():
+        spread = f"{1000 * statistics.fmean(values):.2f} ({1000 * min(values):.2f} to {1000 * max(values):.2f})"
+        print(f"{what:<28} {spread:>26} {spent[what] / seconds:>16.3%}")
+    print(f"{'all of it':<28} {'':>26} {sum(spent.values()) / seconds:>16.3%}")
 
 
 if __name__ == "__main__":
