@@ -57,8 +57,8 @@ def remarks(groups: Sequence[Group], token_tolerance: float, default_tolerance: 
         spent = ", ".join(f"{group.label} {mean:,.0f}" for group, mean in zip(groups, token_means(groups), strict=True))
         found.append(
             f"Generated tokens differ by {excess:.0%} at the last shared iteration ({spent} on average), and "
-            f"--token-tolerance was raised to {token_tolerance:g} to allow it. Figures by tokens compare equal tokens "
-            "all the same; figures by samples and by iterations do not."
+            f"--token-tolerance was raised to {token_tolerance:g} to allow it. Figures by tokens then compare equal "
+            "tokens at unequal updates, figures by iterations equal updates at unequal tokens."
         )
     unfinished = [
         run for group in groups for run in group.runs if run.status.phase not in TERMINAL and not run.is_whole
