@@ -12,10 +12,11 @@ from gvm_cli.recorded_run import read_run
 def report(
     run_dir: Annotated[Path, typer.Argument(help="The directory of a run, e.g. runs/arithmetic.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; default RUN_DIR/report.html.")
+        Path | None,
+        typer.Option("--output", "-o", help="The page, NAME.html; its plots go to NAME-plots beside it."),
     ] = None,
 ) -> None:
-    """Write a run's report: a page of its own, and every plot as PNG in RUN_DIR/plots.
+    """Write a run's report: RUN_DIR/report.html, and every plot as PNG in RUN_DIR/plots.
 
     The page is one file that needs no network, fit to be attached to a ticket
     or printed. It shows accuracy by iteration and by tokens, what the run cost
@@ -58,10 +59,12 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         "problems": report_plots.failure_plots(run),
     }
     path = output or run_dir / "report.html"
+    # With --output nothing is written to the run directory, which may be another's, or read-only.
+    folder = run_dir / "plots" if output is None else path.with_name(f"{path.stem}-plots")
     replace_file(path, report_page.render(run, plots, newest_samples(run_dir)))
     for plot in (plot for section in plots.values() for plot in section):
-        replace_file(run_dir / "plots" / f"{plot.name}.png", plot.png)
+        replace_file(folder / f"{plot.name}.png", plot.png)
     convergence = report_plots.convergence(run)
-    if convergence is not None:
+    if convergence is not None and output is None:
         replace_file(run_dir / "convergence.png", to_png(convergence))
     return path

@@ -39,12 +39,14 @@ def test_report_prints_the_path_of_its_page(app: typer.Typer, tmp_path: Path) ->
     assert (run_dir / "plots" / "accuracy_by_iteration.png").exists()
 
 
-def test_report_writes_its_page_where_it_is_told_to(app: typer.Typer, tmp_path: Path) -> None:
+def test_report_writes_where_it_is_told_to_and_leaves_the_run_directory_alone(app: typer.Typer, tmp_path: Path) -> None:
     run_dir, page = write_run(tmp_path / "run", "gvm"), tmp_path / "page.html"
+    before = sorted(run_dir.rglob("*"))
     result = CliRunner().invoke(app, ["report", str(run_dir), "-o", str(page)])
     assert (result.exit_code, result.stdout.strip()) == (0, str(page))
     assert page.exists()
-    assert not (run_dir / "report.html").exists()
+    assert (tmp_path / "page-plots" / "accuracy_by_iteration.png").exists()
+    assert sorted(run_dir.rglob("*")) == before
 
 
 def test_report_exits_2_and_says_why_for_a_directory_without_a_run(app: typer.Typer, tmp_path: Path) -> None:
