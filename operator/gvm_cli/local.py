@@ -54,6 +54,8 @@ class LocalRun:
     restarts: dict[str, int] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     _memory_read_at: float = 0.0
+    _restarts_before: int = 0
+    """Those of earlier runs in this directory, which resumed: each has a back-off limit of its own."""
     _status: JobStatus = field(default_factory=JobStatus)
     _site: Site = field(init=False)
     _ports: dict[str, int] = field(init=False)
@@ -106,7 +108,14 @@ class LocalRun:
         silent = {name for name in self.restarts if name.startswith(names.LEARNER)} - {f"{names.LEARNER}-0"}
         serving = {name: self._ports[name] for name in self.restarts if name not in silent}
         run_directory.write_targets(self.run_dir, self.job, serving)
-        self._set(phase="Starting", start_time=_now(), max_iterations=self.job.spec.algorithm.max_iterations)
+        before = run_directory.read_status(self.run_dir)
+        self._restarts_before = before.restarts
+        self._set(
+            phase="Starting",
+            start_time=before.start_time or _now(),
+            restarts=before.restarts,
+            max_iterations=self.job.spec.algorithm.max_iterations,
+        )
         try:
             for name in self.restarts:
                 self._start(name)
@@ -161,7 +170,7 @@ class LocalRun:
         process = self.running[failed]
         self._check_input()
         reason = f"{failed} ended with exit code {process.exit_code}; see {process.log}"
-        if self._status.restarts >= self.job.spec.run_policy.backoff_limit:
+        if self._status.restarts - self._restarts_before >= self.job.spec.run_policy.backoff_limit:
             raise RunFailedError(f"{reason} (restarts: {self._status.restarts})\n{process.last_lines()}")
         self._set(restarts=self._status.restarts + 1, message=f"{reason}; the learner restarts from its checkpoint")
         gang = [name for name in self.running if name.startswith(names.LEARNER)]

@@ -61,7 +61,7 @@ def test_a_plan_is_counted_with_its_pilot() -> None:
     assert metrics["realised_variance"] is None
 
 
-def test_updates_are_averaged_and_no_update_is_zeros_under_the_same_keys() -> None:
+def test_updates_are_averaged_and_no_update_is_nothing_under_the_same_keys() -> None:
     means = {"num_tokens": 4.0, "clipped": 0.5, "approx_kl": 0.1, "entropy": 1.0, "reference_kl": 0.2}
     updates = [
         UpdateStats(loss=loss, grad_norm=2 * loss, learning_rate=loss / 10, num_samples=1, means=means)
@@ -79,4 +79,4 @@ def test_updates_are_averaged_and_no_update_is_zeros_under_the_same_keys() -> No
             "clip_fraction": 0.5,
         }
     )
-    assert update_metrics([]) == dict.fromkeys(metrics, 0.0)
+    assert update_metrics([]) == dict.fromkeys(metrics)

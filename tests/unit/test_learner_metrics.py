@@ -149,12 +149,16 @@ def test_gpu_seconds_are_what_each_role_holds_times_the_stage() -> None:
     assert value(on_cpu, "gvm_gpu_seconds_total", role="rollout", stage="main") == 0
 
 
-def test_what_was_not_measured_is_no_number_rather_than_zero() -> None:
+def test_what_was_not_measured_has_no_series_and_what_went_wrong_is_not_a_number() -> None:
     measures = LearnerMetrics(job())
-    measures.show({**LINE, "realised_variance": None, "realised_variance_uniform": None, "loss": None})
-    assert math.isnan(value(measures, "gvm_realised_variance"))
-    assert math.isnan(value(measures, "gvm_variance_ratio", kind="realised"))
-    assert math.isnan(value(measures, "gvm_loss"))
+    measures.show(LINE)
+    measures.show({**LINE, "realised_variance": None, "realised_variance_uniform": None, "loss": None, "kl": math.nan})
+    text = measures.registry.render().decode()
+    assert "gvm_realised_variance{" not in text
+    assert "gvm_loss{" not in text
+    assert measures.registry.prometheus.get_sample_value("gvm_variance_ratio", {**JOB, "kind": "realised"}) is None
+    assert value(measures, "gvm_variance_ratio", kind="predicted") == 0.25
+    assert math.isnan(value(measures, "gvm_policy_kl_nats"))
 
 
 def test_the_evaluation_before_training_shows_accuracy_and_nothing_that_was_not_measured() -> None:

@@ -399,3 +399,13 @@ def test_prometheus_finds_every_process_that_serves_figures_while_the_run_lasts(
     assert f"seen-{addresses[3].partition(':')[2]}" in [path.name for path in seen]
     assert run.page_url == f"http://{addresses[0]}/#token={run.token}"
     assert not (tmp_path / "targets.json").exists()
+
+
+def test_a_run_that_is_resumed_keeps_its_beginning_and_its_restarts_but_not_their_limit(tmp_path: Path) -> None:
+    code = ATTEMPT + "sys.exit(0 if attempt == 4 else 7)"
+    job = job_of(learner=code, policy={"backoffLimit": 2})
+    before = JobStatus(phase="Suspended", restarts=2, start_time="2026-01-01T00:00:00Z")
+    run_directory.write_status(tmp_path, before)
+    (tmp_path / "attempts").write_text("1")
+    status = run_of(job, tmp_path).execute()
+    assert (status.phase, status.restarts, status.start_time) == ("Succeeded", 4, "2026-01-01T00:00:00Z")

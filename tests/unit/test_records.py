@@ -208,3 +208,13 @@ def test_the_job_file_is_kept_beside_the_records_and_left_alone_where_it_lies_th
     before = (run_dir / "job.yaml").stat()
     records.keep_job(run_dir / "job.yaml")
     assert (run_dir / "job.yaml").stat().st_ino == before.st_ino
+
+
+def test_the_time_that_a_run_has_taken_survives_a_line_that_a_crash_cut_off(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=True)
+    assert records.elapsed_seconds() == 0.0
+    for iteration in (1, 2):
+        records.write_metrics({"iteration": iteration, "elapsed_seconds": 10.0 * iteration})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "elapsed_sec')
+    assert records.elapsed_seconds() == 20.0

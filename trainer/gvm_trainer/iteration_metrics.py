@@ -63,11 +63,11 @@ def plan_metrics(
     }
 
 
-def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    """Means over an iteration's updates; zeros where no prompt gave a gradient."""
+def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float | None]:
+    """Means over an iteration's updates; None where there was none, since no prompt gave a gradient."""
     names = {"kl": "approx_kl", "reference_kl": "reference_kl", "entropy": "entropy", "clip_fraction": "clipped"}
     if not updates:
-        return dict.fromkeys(("loss", "grad_norm", "learning_rate", *names), 0.0)
+        return dict.fromkeys(("loss", "grad_norm", "learning_rate", *names))
     return {
         "loss": float(np.mean([u.loss for u in updates])),
         "grad_norm": float(np.mean([u.grad_norm for u in updates])),

@@ -106,10 +106,12 @@ class TrainingLoop:
         await self.collective.call(self.collective.engine.load_state, str(found))
         await self.allocator.restore(state.allocator)
         await self.allocator.register(self.spec.allocation)
+        # Iterations after the checkpoint are done again; the time that they took is spent all the same.
+        elapsed = max(state.elapsed_seconds, self.records.elapsed_seconds())
         self.records.resume(after_iteration=state.iteration - 1)
         self.records.write_metrics(state.metrics_line)
         self.order = PromptOrder.from_state(state.prompt_order)  # type: ignore[arg-type]  # JSON of an OrderState
-        self.iteration, self.elapsed_before = state.iteration, state.elapsed_seconds
+        self.iteration, self.elapsed_before = state.iteration, elapsed
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
         self.best_accuracy, self.best_iteration = state.best_accuracy, state.best_iteration
         self.reporter.show(state.metrics_line)

@@ -97,17 +97,17 @@ class LearnerMetrics:
             self._set("gvm_stage", float(each == name), each)
 
     def show(self, line: Mapping[str, Any]) -> None:
-        """Set the gauges by an iteration's line; what was not measured is no number."""
+        """Set the gauges by an iteration's line.
+
+        What was not measured has no series, where NaN is a figure that went wrong: an alert tells them apart.
+        """
         self._set("gvm_iteration", line["iteration"])
         for name, key in _GAUGES.items():
-            if key in line:
-                self._set(name, _number(line[key]))
+            self._show(name, line.get(key))
         for kind in ("predicted", "realised"):
-            if f"{kind}_variance" in line:
-                self._set("gvm_variance_ratio", _ratio(line, f"{kind}_variance"), kind)
+            self._show("gvm_variance_ratio", _ratio(line, f"{kind}_variance"), kind)
         for role in self._gpus:
-            if f"idle_{role}" in line:
-                self._set("gvm_idle_fraction", _number(line[f"idle_{role}"]), role)
+            self._show("gvm_idle_fraction", line.get(f"idle_{role}"), role)
         for name, score in (line.get("eval") or {}).items():
             self._set("gvm_accuracy", score["accuracy"], name)
 
@@ -149,6 +149,12 @@ class LearnerMetrics:
         self._add("gvm_retries_total", total - before, target)
         self._counted[target,] = total
 
+    def _show(self, name: str, value: float | None, *labels: str) -> None:
+        if value is None:
+            self.registry.remove(name, *self._job, *labels)
+        else:
+            self._set(name, value, *labels)
+
     def _set(self, name: str, value: float, *labels: str) -> None:
         self.registry.set(name, value, *self._job, *labels)
 
@@ -172,10 +178,6 @@ def serve(registry: Registry, *, host: str, port: int) -> Stop:
     return stop
 
 
-def _ratio(line: Mapping[str, Any], key: str) -> float:
-    uniform = _number(line[f"{key}_uniform"])
-    return _number(line[key]) / uniform if uniform > 0 else float("nan")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _ratio(line: Mapping[str, Any], key: str) -> float | None:
+    value, uniform = line.get(key), line.get(f"{key}_uniform")
+    return value / uniform if value is not None and uniform else None

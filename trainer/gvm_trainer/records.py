@@ -37,7 +37,7 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
                                     tokens_generated; null where none was due
     idle_rollout, idle_learner      share of the iteration's time in which the servers, the learner had nothing to do
     seconds                         by stage of the loop, and `total`
-    time, elapsed_seconds           Unix time; seconds of the whole run so far, all restarts included
+    time, elapsed_seconds           Unix time; seconds of the whole run so far, with iterations that were done again
 
 Keys of plans/NNNNNN.json, lists with one entry a prompt of the iteration:
     prompt_ids, pilot_sizes, sample_sizes, accept_rates (posterior means of p_i), grad_norms (G_i), and iteration,
@@ -50,6 +50,7 @@ of its prompt: accept_rate (p), grad_norm (G) and sample_size (n_i, both stages)
 timeout or error. latest_samples.json has some of the newest iteration's rows, without token ids, for a quick look.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,11 @@ class Records:
         own = self.metrics.with_name("job.yaml")
         if not own.exists() or not own.samefile(job_file):
             replace_text(own, job_file.read_text(encoding="utf-8"))
+
+    def elapsed_seconds(self) -> float:
+        """How long the run had lasted at its newest line, which a resumed run may take back."""
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1] if self.metrics.exists() else []
+        return max((_elapsed(text) for text in lines), default=0.0)
 
     def resume(self, *, after_iteration: int) -> None:
         """Take back what was written after the checkpoint."""
@@ -112,6 +118,12 @@ class Records:
         rows = sample_rows(iteration, prompts, groups, plan)
         write_parquet(self.samples / f"{iteration:06}.parquet", rows)
         replace_text(self.latest, _strict_json({"iteration": iteration, "samples": preview_rows(rows)}))
+
+
+def _elapsed(text: str) -> float:
+    with contextlib.suppress(json.JSONDecodeError):
+        return float(json.loads(text).get("elapsed_seconds") or 0.0)
+    return 0.0  # a crash cut it off
 
 
 def _strict_json(value: Any) -> str:
