@@ -63,6 +63,9 @@ def create_app(
     # A body without a content type is JSON, too; the token keeps other sites' forms out.
     app = FastAPI(title="GVM allocator", version="1", redirect_slashes=False, strict_content_type=False)
     jobs, metrics = Jobs(store), Metrics(namespace)
+    for job in jobs.names():  # of an allocator that was restarted; their learners do not register again
+        metrics.registered(job)
+        metrics.knows(job, jobs.num_known(job))
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(RequestTimes, record=metrics.requested)  # around the other: refusals are answers, too
     app.include_router(_job_routes(jobs, metrics, bearer))

@@ -51,8 +51,9 @@ class Metrics:
         registry.add("gvm_allocation_cap_hits_total", plan.num_at_cap, *labels)
         registry.observe("gvm_plan_seconds", [seconds], *labels)
         sizes = np.array(plan.sample_sizes, dtype=np.int64)
-        if request.pooled_sizes:
-            sizes = sizes + np.array(request.pooled_sizes, dtype=np.int64)
+        pilot = request.pilot_sizes or request.pooled_sizes
+        if len(pilot) == sizes.size:
+            sizes = sizes + np.array(pilot, dtype=np.int64)
         registry.observe("gvm_allocation_sample_size", sizes.tolist(), *labels)
         registry.set("gvm_allocation_gini", gini(sizes), *labels)
         self._show_shares(job, np.array(plan.accept_rates).clip(0, 1), sizes)

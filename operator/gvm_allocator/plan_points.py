@@ -26,6 +26,8 @@ def view_plan(plan: Mapping[str, Any]) -> PlanView:
     ids, rates = plan["prompt_ids"], plan["accept_rates"]
     norms = plan.get("grad_norms") or [None] * len(ids)
     pilot = plan.get("pilot_sizes") or [0] * len(ids)
+    if not all(isinstance(size, int) for size in (*pilot, *plan["sample_sizes"])):
+        raise ValueError("sample_sizes: hold something else than whole numbers in the recorded plan")
     sizes = [first + second for first, second in zip(pilot, plan["sample_sizes"], strict=True)]
     rows = sorted(zip(sizes, rates, norms, ids, strict=True), key=lambda row: (row[0], row[1] or 0.0))
     shown = [rows[at] for at in spread(range(len(rows)), min(len(rows), MOST_POINTS))]

@@ -96,6 +96,9 @@ class PlanRequest(Mutation):
     pooled_sizes: tuple[Count, ...] = ()
     """Pilot samples that each prompt has and that will train in one group with the new ones; empty for none."""
 
+    pilot_sizes: tuple[Count, ...] = ()
+    """Pilot samples that each prompt has, however they are trained on: for figures only; empty for none."""
+
     gradient_source: Literal["lagged", "current"] = "current"
     """lagged leaves this iteration's own norms out, so that both stages may be pooled."""
 

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from gvm_cli.comparability import DEFAULT_TOKEN_TOLERANCE, check_comparable
-from gvm_cli.files import replace_file
+from gvm_cli.files import check_page_name, replace_file
 from gvm_cli.run_groups import Group, read_groups
 from gvm_cli.terminal import new_console
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def compare(
     run_dirs: Annotated[list[str], typer.Argument(help="Directories of two or more runs, or LABEL=RUN_DIR.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page; PNGs are put beside it.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, NAME.html; PNGs are put beside it.")] = Path(
         "compare.html"
     ),
     baseline: Annotated[
@@ -47,6 +47,7 @@ def compare(
     Example: gvm compare 'pilot-2=runs/a-*' 'pilot-4=runs/b-*' --baseline pilot-2
     """
     try:
+        check_page_name(output)
         groups = read_groups(run_dirs)
         check_comparable(groups, token_tolerance)
         _write(groups, output, baseline, token_tolerance)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from gvm_api.status import TERMINAL
-from gvm_cli.comparability import token_excess, token_means
 from gvm_cli.comparison import Comparison, Result
+from gvm_cli.recorded_differences import steps_remark, token_excess, token_means
 from gvm_cli.recorded_run import Run
 from gvm_cli.report_summary import Table, evaluations, total_samples, total_tokens
 from gvm_cli.run_groups import Group
@@ -27,20 +27,23 @@ METHOD = (
     ),
     (
         "difference",
-        "Paired by seed where both have the same seeds (paired t interval), else Welch's. It is called a difference "
-        "only where the interval leaves out 0. With several groups the intervals are not widened for their number.",
+        "Of all runs of both: paired by seed where both have exactly the same seeds (paired t interval), else Welch's. "
+        "It is called a difference only where the interval leaves out 0. With several groups the intervals are not "
+        "widened for their number.",
     ),
     (
         "tokens to the baseline's best",
         "The highest mean accuracy of the baseline, and where each mean curve first is there. The ratio is resampled "
-        "over seeds (percentile bootstrap, pairs kept together); smallest and largest are single pairs of seeds, each "
-        "with its own best. With few seeds the bootstrap is too narrow. A best of noisy evaluations is a high "
-        "hurdle: it speaks against whoever is compared with it.",
+        "over seeds (percentile bootstrap). Where seeds are paired, pairs are kept together, and the smallest and "
+        "largest of single pairs, each with its own best, stand in brackets. With few seeds the bootstrap is too "
+        "narrow. A best of noisy evaluations is a high hurdle: it speaks against whoever is compared with it.",
     ),
     (
         "what had to match",
-        "Model, data, reward, algorithm, KL anchor, samples a prompt, learning rate as set and as recorded, optimiser "
-        "steps, evaluation; and generated tokens within --token-tolerance.",
+        "Model, data, reward, algorithm, KL anchor, samples a prompt, updates asked for, learning rate as set and as "
+        "recorded at equal steps, learner.deepspeed, rollout.engineArgs, evaluation sets and iterations; optimiser "
+        "steps taken within 5% (an update without a gradient is skipped), and generated tokens within "
+        "--token-tolerance.",
     ),
 )
 
@@ -53,37 +56,52 @@ def remarks(groups: Sequence[Group], token_tolerance: float, default_tolerance: 
         f"{group.label} has one seed, so there is no interval and no band." for group in groups if len(group.runs) == 1
     ]
     excess = token_excess(groups)
-    if token_tolerance > default_tolerance and excess > default_tolerance:
+    if excess > default_tolerance:
         spent = ", ".join(f"{group.label} {mean:,.0f}" for group, mean in zip(groups, token_means(groups), strict=True))
         found.append(
-            f"Generated tokens differ by {excess:.0%} at the last shared iteration ({spent} on average), and "
-            f"--token-tolerance was raised to {token_tolerance:g} to allow it. Figures by tokens then compare equal "
-            "tokens at unequal updates, figures by iterations equal updates at unequal tokens."
+            f"Generated tokens differ by {excess:.0%} at the last shared iteration ({spent} on average), where "
+            f"--token-tolerance is {token_tolerance:g} and by default {default_tolerance:g}. Figures by tokens then "
+            "compare equal tokens at unequal updates, figures by iterations equal updates at unequal tokens."
         )
-    unfinished = [
-        run for group in groups for run in group.runs if run.status.phase not in TERMINAL and not run.is_whole
-    ]
-    found += [
-        f"{run.directory} has not ended ({run.status.phase}, iteration {run.lines[-1]['iteration']} of "
-        f"{run.job.spec.algorithm.max_iterations})."
-        for run in unfinished
-    ]
-    return found
+    found += [remark] if (remark := steps_remark(groups)) else []
+    first, *others = dict.fromkeys(name for group in groups for run in group.runs for name in run.evaluation_sets)
+    if others:
+        found.append(f"Compared on {first} alone; {', '.join(others)} was measured as well and is not compared.")
+    return found + [remark for group in groups for run in group.runs if (remark := _about_end(run))]
+
+
+def _about_end(run: Run) -> str:
+    """That a run is not whole; empty where it is, or ended with less."""
+    place = f"iteration {run.lines[-1]['iteration']} of {run.job.spec.algorithm.max_iterations}"
+    if run.is_whole or (run.status is not None and run.status.phase in TERMINAL):
+        return ""
+    if run.status is None:
+        return f"{run.directory} is recorded up to {place}; whether it goes on is not recorded."
+    return f"{run.directory} has not ended ({run.status.phase}, {place})."
 
 
 def result_table(comparison: Comparison) -> Table:
     """Header and a row a group."""
     base, header = comparison.baseline, f"accuracy at {comparison.tokens:,.0f} tokens"
     rows: Table = [
-        ("policy", "seeds", header, f"difference from {base}", f"tokens to {comparison.best:.1%}", "fewer tokens")
+        (
+            "group",
+            "policy",
+            "seeds",
+            header,
+            f"difference from {base}",
+            f"tokens to {comparison.best:.1%}",
+            "fewer tokens",
+        )
     ]
     return rows + [
         (
             result.label,
+            result.policy,
             str(result.num_seeds),
             _percent(result.accuracy),
             "baseline" if result.difference is None else _points(result.difference),
-            "not reached" if math.isnan(result.tokens_to_best) else f"{result.tokens_to_best:,.0f}",
+            _reached(comparison, result.tokens_to_best),
             _ratio(result),
         )
         for result in comparison.results
@@ -93,15 +111,18 @@ def result_table(comparison: Comparison) -> Table:
 def caption(comparison: Comparison) -> str:
     """What stands below the table."""
     return (
-        f"± and intervals: 95%, Student t over seeds. {comparison.best:.1%} is {comparison.baseline}'s best mean "
-        "accuracy on the way; fewer tokens: how many times as many the baseline needed, with the bootstrap's 95% "
-        "interval, and the smallest and largest pair of seeds in brackets; never: it was not reached."
+        f"Accuracy on {comparison.evaluation_set}. ± and intervals: 95%, Student t over seeds. "
+        f"{comparison.best:.1%} is {comparison.baseline}'s best mean accuracy on the way; fewer tokens: how many times "
+        "as many the baseline needed, with the bootstrap's 95% interval and, where seeds are paired, the smallest and "
+        f"largest pair in brackets; none: not within {comparison.tokens:,.0f} tokens."
     )
 
 
 def run_table(groups: Sequence[Group], comparison: Comparison) -> Table:
     """Header and a row a run."""
-    rows: Table = [("run", "policy", "seed", "at equal tokens", "at the end", "iterations", "samples", "tokens")]
+    rows: Table = [
+        ("run", "group", "policy", "seed", "at equal tokens", "at the end", "iterations", "samples", "tokens")
+    ]
     for group, curves in zip(groups, comparison.by_tokens.curves, strict=True):
         for run, seed, accuracy in zip(group.runs, group.seeds, curves[:, -1], strict=True):
             rows.append(_run_row(run, group.label, seed, float(accuracy), comparison.evaluation_set))
@@ -114,6 +135,7 @@ def _run_row(run: Run, label: str, seed: int, accuracy: float, name: str) -> tup
     return (
         str(run.directory),
         label,
+        run.job.spec.allocation.policy,
         str(seed),
         f"{accuracy:.1%}",
         f"{at_end:.1%}",
@@ -121,6 +143,12 @@ def _run_row(run: Run, label: str, seed: int, accuracy: float, name: str) -> tup
         f"{total_samples(last):,}",
         f"{total_tokens(last):,}",
     )
+
+
+def _reached(comparison: Comparison, tokens: float) -> str:
+    if math.isnan(tokens):
+        return f"not within {comparison.tokens:,.0f}"
+    return f"{tokens:,.0f}" if tokens > 0 else "from the start"
 
 
 def _percent(interval: Interval) -> str:
@@ -136,7 +164,9 @@ def _ratio(result: Result) -> str:
     if result.ratio is None or math.isnan(result.ratio.estimate):
         return "–"
     ratio = result.ratio
-    text = f"{ratio.estimate:.2f}x" if ratio.estimate > 0 else "never"
+    if math.isinf(ratio.estimate):
+        return "from the start"
+    text = f"{ratio.estimate:.2f}x" if ratio.estimate > 0 else "none"
     if math.isnan(ratio.low) or ratio.high == 0:
         return text
     text += f" ({bounds(ratio.low, ratio.high)})"

@@ -47,12 +47,15 @@ class Result:
     """One group against the baseline."""
 
     label: str
+    policy: str
+    """spec.allocation.policy of its runs."""
+
     num_seeds: int
     accuracy: Interval
     """At the last point of the grid of tokens."""
 
     tokens_to_best: float
-    """To the baseline's best mean accuracy; NaN where the mean curve never is there."""
+    """To the baseline's best mean accuracy; NaN where the mean curve is not there on the grid."""
 
     difference: Interval | None = None
     """From the baseline; None for itself."""
@@ -61,7 +64,7 @@ class Result:
     """How many times as many tokens the baseline needed; None for itself."""
 
     num_pairs: int = 0
-    """Seeds that both have, 0 where the groups were compared unpaired."""
+    """Seeds, 0 where the groups were compared unpaired since their seeds are not the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,11 +127,13 @@ def overlay(groups: Sequence[Group], cost: Cost) -> Overlay:
 
 
 def pairs(group: Group, base: Group) -> list[tuple[int, int]]:
-    """Places of the runs with the same seed; none where too few are, so that pairing would waste runs."""
-    shared = [seed for seed in group.seeds if seed in base.seeds]
-    if len(shared) < 2 or len(shared) < min(len(group.seeds), len(base.seeds)):
+    """Places of the runs with the same seed; none unless both have exactly the same seeds, two at least.
+
+    Pairs of some seeds would leave runs out of the difference that are in the mean beside it.
+    """
+    if len(group.seeds) < 2 or set(group.seeds) != set(base.seeds):
         return []
-    return [(group.seeds.index(seed), base.seeds.index(seed)) for seed in shared]
+    return [(place, base.seeds.index(seed)) for place, seed in enumerate(group.seeds)]
 
 
 def _evaluation_set(groups: Sequence[Group]) -> str:
@@ -150,6 +155,7 @@ def _result(x: FloatArray, group: Group, curves: FloatArray, base: Group, baseli
     result = partial(
         Result,
         label=group.label,
+        policy=group.runs[0].job.spec.allocation.policy,
         num_seeds=len(group.runs),
         accuracy=mean_interval(curves[:, -1]),
         tokens_to_best=float(reached),

@@ -5,6 +5,13 @@ import os
 from pathlib import Path
 
 
+def check_page_name(path: Path) -> None:
+    """Raise ValueError unless a path can be that of a page: its pictures take its name, with another ending."""
+    if path.suffix.lower() != ".html":
+        fit = path / "page.html" if path.is_dir() else path.with_suffix(".html")
+        raise ValueError(f"--output {str(path)!r}: does not end in .html; name a page, e.g. {fit}")
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file at once; missing folders are made.
 

@@ -45,14 +45,16 @@ class Run:
 
     directory: Path
     job: GVMTrainingJob
-    status: JobStatus
+    status: JobStatus | None
+    """None where none was recorded: in a cluster the resource has it, not the run directory."""
+
     lines: tuple[Line, ...]
     plans: tuple[RecordedPlan, ...]
     num_unreadable: int
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last iteration that the job asks for is done. In a cluster only the resource has a status."""
+        """Whether the last iteration that the job asks for is done, which tells the end of a run without a status."""
         return bool(self.lines[-1]["iteration"] >= self.job.spec.algorithm.max_iterations)
 
     @property
@@ -88,7 +90,7 @@ def read_run(run_dir: Path) -> Run:
     return Run(
         directory=run_dir,
         job=load_job(job_file),
-        status=run_directory.read_status(run_dir),
+        status=run_directory.read_status(run_dir) if (run_dir / run_directory.STATUS_FILE).exists() else None,
         lines=lines,
         plans=plans,
         num_unreadable=num_torn_lines + num_torn_plans,
@@ -130,7 +132,8 @@ def _read_plans(folder: Path, last: int) -> tuple[tuple[RecordedPlan, ...], int]
     """Plans up to an iteration: a later one is of an iteration that is not done, or was taken back."""
     files = sorted(path for path in folder.glob("*.json") if path.stem.isdecimal() and int(path.stem) <= last)
     plans = [read_plan(file) for file in files]
-    return tuple(plan for plan in plans if plan is not None), plans.count(None)
+    # A plan without prompts, of an iteration that had none to spread samples over, shows nothing.
+    return tuple(plan for plan in plans if plan is not None and plan.prompt_ids), plans.count(None)
 
 
 def _or_nan(value: float | None) -> float:

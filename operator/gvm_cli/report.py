@@ -1,11 +1,12 @@
 """`gvm report`: writes a run's report, whole or as far as the run got."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gvm_cli.files import replace_file
+from gvm_cli.files import check_page_name, replace_file
 from gvm_cli.recorded_run import read_run
 
 
@@ -41,14 +42,19 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     """Write the report of a run, and its plots as PNG; return the page's path.
 
     Raises:
-        ValueError: `run_dir` holds no run, or one without an iteration, or a file cannot be written.
+        ValueError: `run_dir` holds no run, or one without an iteration, `output` is not NAME.html, or a file cannot
+            be written.
     """
     # Imported here: matplotlib takes a second that no other command should wait for.
     from gvm_cli import report_page, report_plots, report_plots_allocation
     from gvm_cli.plots import to_png
     from gvm_cli.report_samples import newest_samples
 
+    if output is not None:
+        check_page_name(output)
     run = read_run(run_dir)
+    samples, num_torn = newest_samples(run_dir)
+    run = replace(run, num_unreadable=run.num_unreadable + num_torn)
     plots = {
         "accuracy": report_plots.accuracy_plots(run),
         "cost": report_plots.cost_plots(run),
@@ -61,7 +67,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     path = output or run_dir / "report.html"
     # With --output nothing is written to the run directory, which may be another's, or read-only.
     folder = run_dir / "plots" if output is None else path.with_name(f"{path.stem}-plots")
-    replace_file(path, report_page.render(run, plots, newest_samples(run_dir)))
+    replace_file(path, report_page.render(run, plots, samples))
     for plot in (plot for section in plots.values() for plot in section):
         replace_file(folder / f"{plot.name}.png", plot.png)
     convergence = report_plots.convergence(run)

@@ -14,12 +14,12 @@ def sampling_table(run: Run) -> Table:
     lines = run.trained
     if not lines:
         return []
-    scores = [score for line in run.evaluated for score in line["eval"].values()]
+    scores = [score for line in run.evaluated for score in line["eval"].values() if score]
     evaluated = [_evaluation_cost(score) for score in scores]
     rows: Table = [("", "pilot", "main", "training", "evaluation")]
     for name, keys, in_all, place in (
         ("samples", "num_samples", total_samples(lines[-1]), 0),
-        ("prompt tokens", "tokens_prompt", total(lines, "tokens_prompt"), 1),
+        ("prompt tokens", "tokens_prompt", _sum_if_recorded(lines, "tokens_prompt"), 1),
         ("tokens generated", "tokens_generated", total_tokens(lines[-1]), 2),
     ):
         stages = [_sum_if_recorded(lines, f"{keys}_{stage}") for stage in ("pilot", "main")]
@@ -39,7 +39,7 @@ def cost_table(run: Run) -> Table:
     return [
         ("iterations", f"{len(lines):,}", f"of {run.job.spec.algorithm.max_iterations:,}"),
         ("optimiser steps", f"{total([last], 'step'):,.0f}", ""),
-        ("wall time", duration(number(last, "elapsed_seconds")), "all restarts included"),
+        ("wall time", duration(number(last, "elapsed_seconds")), "iterations done again included"),
         *(row for role in _ROLES for row in _machines(run, role)),
         ("accept rate", f"{rates[0]:.1%} to {rates[-1]:.1%}" if rates else "not measured", "first, last iteration"),
         _variance(lines, "predicted"),
@@ -65,7 +65,7 @@ def problem_table(run: Run) -> Table:
     dropped = max((line.get("num_prompts_dropped") or 0 for line in lines), default=0)
     limit = run.job.spec.dataset.max_prompt_tokens
     rows.append(("prompts dropped", f"{dropped:,.0f}", f"longer than dataset.maxPromptTokens of {limit:,}"))
-    rows.append(("learner restarts", f"{run.status.restarts:,}", ""))
+    rows.append(("learner restarts", "not recorded" if run.status is None else f"{run.status.restarts:,}", ""))
     rows.append(("records unreadable", f"{run.num_unreadable:,}", "half-written lines and plans, left out here"))
     return rows
 
@@ -80,8 +80,10 @@ def idle_share(lines: Sequence[Line], role: str) -> float:
 
 def stage_table(run: Run) -> Table:
     """Header and a row for each stage of the loop: seconds and share of the iterations' time."""
-    stages = stage_seconds(run.trained)
-    in_all = sum(number(line.get("seconds") or {}, "total") for line in run.trained)
+    totals = [(line, number(line.get("seconds") or {}, "total")) for line in run.trained]
+    totals = [(line, seconds) for line, seconds in totals if not math.isnan(seconds)]
+    stages = stage_seconds([line for line, _ in totals])
+    in_all = sum(seconds for _, seconds in totals)
     rows = [
         (name.replace("_", " "), duration(sum(seconds)), f"{sum(seconds) / in_all:.1%}")
         for name, seconds in stages.items()
@@ -136,4 +138,5 @@ def _evaluation_cost(score: Line) -> tuple[float, float, float]:
 
 
 def _sum_if_recorded(lines: Sequence[Line], key: str) -> float:
-    return total(lines, key) if any(line.get(key) is not None for line in lines) else math.nan
+    """NaN where a line lacks it, as those of an earlier version may: the sum of the others would be too small."""
+    return total(lines, key) if lines and all(line.get(key) is not None for line in lines) else math.nan

@@ -64,24 +64,29 @@ def _facts(run: Run) -> str:
         f"algorithm {spec.algorithm.name}",
         f"allocation {spec.allocation.policy}",
         f"seed {spec.algorithm.seed}",
-        f"started {run.status.start_time}" if run.status.start_time else "",
+        f"started {run.status.start_time}" if run.status and run.status.start_time else "",
     ]
     return " · ".join(fact for fact in facts if fact)
 
 
 def _remarks(run: Run) -> list[str]:
     remarks = []
-    if run.status.phase == "Failed":
+    if run.status is None:
+        if not run.is_whole:
+            place = f"{run.lines[-1]['iteration']:,} of {run.job.spec.algorithm.max_iterations:,}"
+            remarks.append(f"Recorded up to iteration {place}; whether the run goes on is not recorded.")
+    elif run.status.phase == "Failed":
         remarks.append(f"The run failed: {run.status.message or 'see its logs'}.")
     elif run.status.phase not in TERMINAL and not run.is_whole:
         remarks.append(f"The run has not ended ({run.status.phase}); this is how far it got.")
     if run.num_unreadable:
-        remarks.append(f"{run.num_unreadable} half-written records were left out.")
+        records = "record was" if run.num_unreadable == 1 else "records were"
+        remarks.append(f"{run.num_unreadable:,} half-written {records} left out.")
     return remarks
 
 
 def _accuracy(run: Run, drawn: Plots) -> list[str]:
-    if not run.evaluated:
+    if not run.evaluation_sets:
         return []
     note = "± is one standard error over the prompts of the set, √(a(1 − a)/prompts), in points."
     return [
@@ -93,7 +98,11 @@ def _accuracy(run: Run, drawn: Plots) -> list[str]:
 
 
 def _cost(run: Run, drawn: Plots) -> list[str]:
-    note = "Prompt tokens count once a prompt and stage: the samples of a prompt share its prefill."
+    note = (
+        "Prompt tokens count once a prompt and stage: the samples of a prompt share its prefill. Samples and tokens of "
+        "work that a restart did again are not counted. In wall time and GPU-hours iterations that were done again "
+        "are, but neither one that was cut short nor the time until the restart."
+    )
     if not run.trained:
         return []
     return [

@@ -34,7 +34,7 @@ def accuracy_plots(run: Run) -> list[Plot]:
 
 def convergence(run: Run) -> Figure | None:
     """Both of them side by side."""
-    if not run.evaluated:
+    if not run.evaluation_sets:
         return None
     figure, axes = new_figure(y="accuracy", columns=2)
     _draw_accuracy(run, axes[0], by_tokens=False)
@@ -149,7 +149,7 @@ def failure_plots(run: Run) -> list[Plot]:
 
 
 def _accuracy(run: Run, *, by_tokens: bool) -> Figure | None:
-    if not run.evaluated:
+    if not run.evaluation_sets:
         return None
     figure, (axes,) = new_figure(y="accuracy")
     _draw_accuracy(run, axes, by_tokens=by_tokens)

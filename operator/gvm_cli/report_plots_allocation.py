@@ -13,7 +13,7 @@ from gvm_cli.charts import bar_edges, in_percent, line_chart, scale_axes, stacke
 from gvm_cli.plots import CLASSES, INK, MUTED, SERIES, Plot, add_legend, finished, new_figure
 from gvm_cli.recorded_run import Line, RecordedPlan, Run, number
 from gvm_cli.report_allocation import class_name, share_at, shares_by_difficulty
-from gvm_cli.report_summary import variance_ratio
+from gvm_cli.report_summary import READ_AGAINST, is_uniform, variance_ratio
 
 _MOST_BARS = 32
 _SMALLEST_BUBBLE, _SINGLE_BUBBLE, _LARGEST_BUBBLE = 4.0, 9.0, 400.0
@@ -80,8 +80,9 @@ def variance_plots(run: Run) -> list[Plot]:
         (
             "gradient_variance",
             "Gradient variance against the uniform plan's",
-            "Below the dashed line the allocation gained. Predicted: by the plan. Realised: measured afterwards, noisy "
-            "in a single iteration; the grey line is the ratio of its sums so far. Logarithmic.",
+            f"{'' if is_uniform(run) else 'Below the dashed line the allocation gained. '}Predicted: by the plan. "
+            "Realised: measured afterwards, noisy in a single iteration; the grey line is the ratio of its sums so "
+            f"far: {READ_AGAINST}. Logarithmic.",
             _variance(run.trained),
         ),
     )

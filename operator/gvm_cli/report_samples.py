@@ -15,19 +15,18 @@ _OUTCOMES = ("accepted", "rejected", "timeout", "error")
 _VERDICTS = {"accepted": "good", "rejected": "bad"}
 
 
-def newest_samples(run_dir: Path) -> list[Row]:
-    """Samples of the newest iteration that has any; none where the run keeps no samples.
-
-    Raises:
-        ValueError: the file of samples cannot be read.
-    """
+def newest_samples(run_dir: Path) -> tuple[list[Row], int]:
+    """Samples of the newest iteration that has any, and how many newer files are torn; none where it keeps none."""
     latest = _latest(run_dir / "latest_samples.json")
     if latest:
-        return latest
+        return latest, 0
     files = sorted(path for path in (run_dir / "samples").glob("*.parquet") if path.stem.isdecimal())
-    if not files:
-        return []
-    return list(find(run_dir, {int(files[-1].stem): files[-1]}, Query()))
+    for num_torn, path in enumerate(reversed(files)):
+        try:
+            return list(find(run_dir, {int(path.stem): path}, Query())), num_torn
+        except ValueError:  # a kill left it half-written; the one before will do, and the caller says so
+            continue
+    return [], len(files)
 
 
 def varied(rows: Sequence[Row], num_samples: int = _NUM_SAMPLES) -> list[Row]:

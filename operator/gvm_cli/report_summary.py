@@ -7,25 +7,33 @@ from gvm_cli.recorded_run import Line, Run, number
 
 Table = list[tuple[str, ...]]
 
+READ_AGAINST = "read it against the .8 to .9 that a uniform run shows of itself"
+"""Of the realised ratio, whose estimate is biased low: prompts with one accepted sample show no spread."""
+
 _MOST_EVALUATIONS = 24
 """Rows of the table of evaluations; of more, evenly spaced ones are shown."""
 
 
 def headline(run: Run) -> str:
     """The run in one sentence."""
-    seconds = number(run.lines[-1], "elapsed_seconds")
-    num_iterations = len(run.trained)
-    cost = f"{num_iterations:,} iteration{'' if num_iterations == 1 else 's'}, {total_samples(run.lines[-1]):,} samples"
-    if not math.isnan(seconds):
-        cost += f" and {duration(seconds)}"
-    if not run.evaluated:
+    cost = _cost(run.lines[-1])
+    if not run.evaluation_sets:
         return f"{cost}. No accuracy was measured; add spec.evaluation.datasets to see it."
     name = run.evaluation_sets[0]
     scored = evaluations(run, name)
     first, last = scored[0]["eval"][name]["accuracy"], scored[-1]["eval"][name]["accuracy"]
     if len(scored) == 1:
         return f"Accuracy on {name}: {first:.1%}, measured once. {cost}."
-    return f"Accuracy on {name} went from {first:.1%} to {last:.1%} in {cost}."
+    # A run cut short went on after its last evaluation, which that cost had no part in.
+    beyond = "" if scored[-1] is run.lines[-1] else f" The run was recorded up to {cost}."
+    return f"Accuracy on {name} went from {first:.1%} to {last:.1%} in {_cost(scored[-1])}.{beyond}"
+
+
+def _cost(line: Line) -> str:
+    """What a run had spent up to and including a line."""
+    num_iterations, seconds = line["iteration"], number(line, "elapsed_seconds")
+    text = f"{num_iterations:,} iteration{'' if num_iterations == 1 else 's'}, {total_samples(line):,} samples"
+    return text if math.isnan(seconds) else f"{text} and {duration(seconds)}"
 
 
 def tiles(run: Run) -> list[tuple[str, str, str]]:
@@ -43,7 +51,8 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
         shown.append(("tokens generated", compact(total_tokens(last)), f"pilot {share(tokens, total_tokens(last))}"))
         realised, predicted = (variance_ratio(lines, which)[0] for which in ("realised", "predicted"))
         value = "not measured" if math.isnan(realised) else f"{realised:.2f}"
-        remark = "below 1 the allocation gained" + ("" if math.isnan(predicted) else f"; predicted {predicted:.2f}")
+        gain = "this run is uniform itself" if is_uniform(run) else "below 1 the allocation gained"
+        remark = f"{gain}; {READ_AGAINST}" + ("" if math.isnan(predicted) else f"; predicted {predicted:.2f}")
         shown.append(("gradient variance over uniform's", value, remark))
     wall = duration(number(last, "elapsed_seconds"))
     shown.append(("wall time", wall, f"{len(lines):,} of {run.job.spec.algorithm.max_iterations:,} iterations"))
@@ -95,6 +104,11 @@ def evaluation_table(run: Run) -> Table:
 def evaluations(run: Run, name: str) -> list[Line]:
     """The lines with an accuracy on a set."""
     return [line for line in run.evaluated if (line["eval"].get(name) or {}).get("accuracy") is not None]
+
+
+def is_uniform(run: Run) -> bool:
+    """Whether there is no allocation that could have gained."""
+    return run.job.spec.allocation.policy == "uniform"
 
 
 def standard_error(score: Line) -> float:

@@ -33,7 +33,8 @@ class Interval:
 class Ratio:
     """How many times as much the baseline needed to reach its best; above 1 the other one was sooner.
 
-    `estimate` is 0 where the other one never got there, and so are bounds. NaN: undefined, or too few seeds.
+    `estimate` is 0 where the other one did not get there on the grid, infinite where it was there from the start, and
+    so are bounds. NaN: the baseline's best is at the very start, of a resample too for bounds, or too few seeds.
     """
 
     estimate: float
@@ -106,7 +107,8 @@ def first_reach(x: FloatArray, curves: FloatArray, target: FloatArray) -> FloatA
 def reach_ratios(x: FloatArray, curves: FloatArray, baselines: FloatArray) -> FloatArray:
     """Row by row: where the baseline first is at its own best, over where the other curve first is as good.
 
-    0 where the other never is; NaN where the baseline's best is at the very start.
+    0 where the other is not on the grid, infinite where it is from the start; NaN where the baseline's best is
+    at the very start.
     """
     target = baselines.max(axis=1)
     needed, reached = first_reach(x, baselines, target), first_reach(x, curves, target)
@@ -119,7 +121,7 @@ def reach_ratio(x: FloatArray, curves: FloatArray, baselines: FloatArray, *, is_
     """`reach_ratios` of the mean curves, with its spread over seeds.
 
     Paired curves (same seed in the same row) are resampled together. With few seeds the bootstrap's interval is too
-    narrow (three seeds: about 80 % in place of 95 %), so draw no conclusion from it alone.
+    narrow (three seeds: about 75 % in place of 95 %), so draw no conclusion from it alone.
     """
     generator = np.random.default_rng(seed)
     chosen = generator.integers(len(curves), size=(_NUM_RESAMPLES, len(curves)))

@@ -44,11 +44,17 @@ def _about_tokens(comparison: Comparison, result: Result, ratio: Ratio) -> str:
     if math.isnan(ratio.estimate):
         return f"{comparison.baseline} was best before training, so no tokens to its best are compared."
     if math.isnan(result.tokens_to_best) or ratio.estimate == 0:
-        return f"{result.label} does not reach {best} within these tokens."
+        return f"{result.label} does not reach {best} within {comparison.tokens:,.0f} tokens."
+    if math.isinf(ratio.estimate):
+        return f"{result.label} is at {best} from the start, so no ratio of tokens is named."
     text = f"{result.label} reaches {best} with {times(ratio.estimate)} tokens"
-    if math.isnan(ratio.low):
+    if ratio.num_seeds < 2:
         return f"{text}; one seed tells no spread."
+    if math.isnan(ratio.low):
+        return f"{text}; with some draws of the seeds {comparison.baseline} was best before training: no interval."
     spread = f"95% bootstrap interval {bounds(ratio.low, ratio.high)}"
+    if ratio.low == 0:
+        spread += f", none: not within {comparison.tokens:,.0f} tokens"
     if ratio.low <= 1 <= ratio.high:
         return f"{text}, but the spread over seeds includes no difference ({spread})."
     if ratio.num_seeds < _ENOUGH_SEEDS:
@@ -62,8 +68,14 @@ def times(ratio: float) -> str:
 
 
 def bounds(low: float, high: float) -> str:
-    """An interval of ratios; a bound of 0 stands for seeds that never got there."""
-    return f"{f'{low:.2f}' if low > 0 else 'never'} to {f'{high:.2f}' if high > 0 else 'never'}"
+    """An interval of ratios; none stands for seeds that did not get there within the tokens compared."""
+    return f"{_bound(low)} to {_bound(high)}"
+
+
+def _bound(ratio: float) -> str:
+    if math.isinf(ratio):
+        return "from the start"
+    return f"{ratio:.2f}" if ratio > 0 else "none"
 
 
 def _seeds(result: Result) -> str:

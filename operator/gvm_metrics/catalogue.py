@@ -156,7 +156,7 @@ ALLOCATOR = (
         "gvm_allocation_sample_size",
         "histogram",
         "samples",
-        "n_i: samples of a prompt under its plan, pooled pilot samples included.",
+        "n_i: samples of a prompt in an iteration, both stages.",
         buckets=_SIZES,
     ),
     _job("gvm_allocation_budget_samples_total", "counter", "samples", "Second-stage samples planned."),

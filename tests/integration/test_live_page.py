@@ -594,6 +594,15 @@ def test_the_end_of_a_run_is_no_failure(run: Run, open_page: Open) -> None:
     expect(page, "#connection", "its allocator has stopped; this is how it ended")
 
 
+def test_what_a_learner_said_before_the_allocator_was_restarted_is_told_as_such(run: Run, open_page: Open) -> None:
+    run.fill(2)
+    with run.served(), Learner(run) as learner:
+        learner.say(phase="Running", stage="main", iteration=2, maxIterations=20)
+    with run.served():
+        page = open_page()
+        expect(page, "#message", "has not been heard of since the allocator started")
+
+
 def test_a_tab_that_is_not_seen_asks_nothing(run: Run, open_page: Open) -> None:
     run.fill(2)
     with run.served():

@@ -308,6 +308,12 @@ CASES = (
     ),
     Case(
         alert="GVMVarianceNotSaved",
+        why="the job is over",
+        series={job("gvm_variance_ratio", kind="realised"): "1.25x100 stale"},
+        at="2h45m",
+    ),
+    Case(
+        alert="GVMVarianceNotSaved",
         why="predicted does not count",
         series={job("gvm_variance_ratio", kind="predicted"): "1.25x400"},
         at="6h",

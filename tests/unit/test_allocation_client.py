@@ -51,6 +51,8 @@ class FlakyAllocator:
         failure = self.failures.pop(0) if self.failures else None
         if isinstance(failure, int):
             return Response(f"told to answer {failure}", status_code=failure)
+        if failure == "page":
+            return Response("<html>please log in</html>", media_type="text/html")
         if failure == "refuse":
             raise httpx.ConnectError("connection refused")
         body = wire.ObserveRequest.model_validate_json(await request.body())
@@ -101,7 +103,12 @@ def test_an_observation_whose_answer_was_lost_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "cause"), [(503, "status 503: told to answer 503"), ("refuse", "ConnectError connection refused")]
+    ("failure", "cause"),
+    [
+        (503, "status 503: told to answer 503"),
+        ("refuse", "ConnectError connection refused"),
+        ("page", "the answer is no JSON: <html>please log in"),
+    ],
 )
 def test_it_gives_up_after_so_many_attempts_and_says_why(failure: int | str, cause: str) -> None:
     allocator = FlakyAllocator(*[failure] * 9)

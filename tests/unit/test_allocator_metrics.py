@@ -104,6 +104,24 @@ def test_sample_sizes_count_the_pilot_that_is_pooled(call: Call) -> None:
     assert series(call, "gvm_allocation_sample_share")["0.8-1.0",] == 9 / 32
 
 
+def test_sample_sizes_count_the_pilot_that_is_not_pooled_too(call: Call) -> None:
+    observe(call)
+    made = plan(call, pilotSizes=[8, 8]).json()
+    assert sum(made["sampleSizes"]) == 16, "figures only: the plan does not know of it"
+    assert series(call, "gvm_allocation_sample_size_sum") == {(): 32}
+
+
+def test_an_allocator_that_was_restarted_shows_its_jobs_at_once(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path / "allocator.sqlite")) as store:
+        first = caller(create_app(store, "secret"))
+        first("PUT", "/v1/jobs/sums", json={"allocation": ALLOCATION})
+        observe(first)
+    with contextlib.closing(Store(tmp_path / "allocator.sqlite")) as store:
+        again = caller(create_app(store, "secret"))
+        assert series(again, "gvm_ledger_samples_total") == {("pilot",): 0, ("main",): 0}
+        assert series(again, "gvm_allocation_known_prompts") == {(): 2}
+
+
 def test_shares_name_every_class_of_difficulty_and_add_up(call: Call) -> None:
     observe(call)
     assert plan(call).json()["acceptRates"] == [0.2, 0.9]
@@ -167,12 +185,17 @@ def test_requests_are_timed_by_route_method_and_code(call: Call) -> None:
 
 
 def test_a_request_that_fails_counts_as_500(tmp_path: Path) -> None:
-    class Broken(Store):
-        def names(self) -> list[str]:
-            raise OSError("no such device")
+    class Breaking(Store):
+        is_broken = False
 
-    with contextlib.closing(Broken(tmp_path / "allocator.sqlite")) as store:
+        def names(self) -> list[str]:
+            if self.is_broken:
+                raise OSError("no such device")
+            return super().names()
+
+    with contextlib.closing(Breaking(tmp_path / "allocator.sqlite")) as store:
         call = caller(create_app(store, "secret"))
+        store.is_broken = True
         assert call("GET", "/v1/jobs").status_code == 500
         assert series(call, "gvm_allocator_request_seconds_count")["500", "GET", "/v1/jobs"] == 1
 

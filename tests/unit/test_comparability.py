@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from gvm_api.status import JobStatus
-from gvm_cli.comparability import check_comparable, token_excess, token_means
+from gvm_cli.comparability import check_comparable
+from gvm_cli.recorded_differences import steps_remark, token_excess, token_means
 from gvm_cli.run_groups import Group, read_groups
 
 
@@ -85,6 +86,14 @@ def test_runs_that_differ_in_allocation_seed_length_and_machines_compare(tmp_pat
         ({"model": {"revision": "v2"}}, "spec.model.revision: None in {a} but 'v2' in {b}; "),
         ({"dataset": {"path": "b.jsonl"}}, "spec.dataset.path: 'train.jsonl' in {a} but 'b.jsonl' in {b}; "),
         ({"reward": {"acceptThreshold": 0.5}}, "spec.reward.acceptThreshold: 1.0 in {a} but 0.5 in {b}; "),
+        (
+            {"learner": {"deepspeed": {"zero_optimization": {"stage": 2}}}},
+            "spec.learner.deepspeed.zero_optimization.stage: None in {a} but 2 in {b}; ",
+        ),
+        (
+            {"rollout": {"engineArgs": {"quantization": "fp8"}}},
+            "spec.rollout.engineArgs.quantization: None in {a} but 'fp8' in {b}; ",
+        ),
         ({"rollout": {"maxResponseTokens": 9}}, "spec.rollout.maxResponseTokens: 3072 in {a} but 9 in {b}; "),
     ],
 )
@@ -108,7 +117,7 @@ def test_a_learning_rate_that_was_recorded_otherwise_than_set_is_refused(tmp_pat
     a = write_run(tmp_path / "a", policy="uniform")
     b = write_run(tmp_path / "b", line={"learning_rate": 2e-6})
     (problem,) = problems(a, b)
-    assert problem.startswith(f"learning rate at iteration 1: 1e-06 in {a} but 2e-06 in {b}; see learner.deepspeed")
+    assert problem.startswith(f"learning rate at step 4: 1e-06 in {a} but 2e-06 in {b}; see learner.deepspeed")
     for nothing in (0.0, None):  # no prompt gave a gradient; not recorded
         assert not problems(a, write_run(tmp_path / f"c-{nothing}", line={"learning_rate": nothing}))
 
@@ -117,7 +126,51 @@ def test_runs_with_more_optimiser_steps_are_refused(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", policy="uniform", num_iterations=5)
     b = write_run(tmp_path / "b", line={"step": 32})
     (problem,) = problems(a, b)
-    assert problem.startswith(f"optimiser steps at iteration 4: 16 in {a} but 32 in {b}; more updates are no better")
+    assert problem.startswith(f"optimiser steps at iteration 4: 32 in {b}, whose job asks for 16; more updates are no")
+
+
+def rewrite(run_dir: Path, key: str, values: dict[int, Any]) -> Path:
+    """Give some iterations' lines another value."""
+    file = run_dir / "metrics.jsonl"
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    for line in lines:
+        line[key] = values.get(line["iteration"], line.get(key))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run_dir
+
+
+def test_updates_without_a_gradient_may_be_skipped_and_are_named(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform", num_iterations=10)
+    b = rewrite(write_run(tmp_path / "b", num_iterations=10), "step", {9: 35, 10: 38})
+    assert not problems(a, b)
+    assert steps_remark(read_groups([str(a), str(b)])) == (
+        f"Updates that had no gradient and were skipped, up to iteration 10: {b} 2 of 40."
+    )
+    assert steps_remark(read_groups([str(a), str(a)])) == ""
+    (problem,) = problems(a, rewrite(b, "step", {10: 37}))
+    assert problem.startswith(f"optimiser steps at iteration 10: 37 in {b} but 40 in {a}, more than 5% apart; ")
+
+
+def test_learning_rates_are_held_against_each_other_at_equal_steps(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", policy="uniform", num_iterations=30)
+    b = write_run(tmp_path / "b", num_iterations=30)
+    rewrite(a, "learning_rate", {i: 1e-7 * 4 * i for i in range(1, 31)})
+    # Its first update was skipped: a step less at every iteration, on the same schedule of 1e-7 a step.
+    rewrite(b, "step", {i: 4 * i - 1 for i in range(1, 31)})
+    rewrite(b, "learning_rate", {i: 1e-7 * (4 * i - 1) for i in range(1, 31)})
+    assert not problems(a, b)
+    rewrite(b, "learning_rate", {i: 2e-7 * (4 * i - 1) for i in range(1, 31)})
+    (problem,) = problems(a, b)
+    assert problem.startswith(f"learning rate at step 4: 4e-07 in {a} but 6e-07 to 1.4e-06 in {b}; see")
+
+
+def test_runs_that_were_evaluated_at_other_iterations_are_refused(tmp_path: Path) -> None:
+    a = rewrite(write_run(tmp_path / "a", policy="uniform"), "eval", {2: None})
+    b = write_run(tmp_path / "b", num_iterations=6)
+    (problem,) = problems(a, b)
+    assert problem.startswith(f"evaluation at iteration 2: in {b} but not in {a}; more evaluations find a higher best")
+    rewrite(b, "eval", {2: None, 4: None})
+    assert not problems(a, b), "the end of the shorter run is evaluated whether it is due or not"
 
 
 def test_groups_that_spent_more_tokens_are_refused_unless_that_is_tolerated(tmp_path: Path) -> None:
@@ -126,14 +179,25 @@ def test_groups_that_spent_more_tokens_are_refused_unless_that_is_tolerated(tmp_
     (problem,) = problems(*a, *b)
     assert problem.startswith(
         f"generated tokens at iteration 4, pilot included: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
-        f"({b[0]}, {b[1]}), 19% more than the fewer where --token-tolerance allows 10%"
+        f"({b[0]}, {b[1]}), 19% more than the fewest where --token-tolerance allows 10%"
     )
     assert problem.endswith("--token-tolerance 0.19")
     assert not problems(*a, *b, token_tolerance=0.19)
-    assert problems(*b, *a)[0].startswith("generated tokens at iteration 4, pilot included: 4,760 of gvm"), "either way"
+    assert problems(*b, *a) == [problem], "in whatever order"
     groups = read_groups(list(map(str, (*a, *b))))
     assert token_means(groups) == [4000, 4760]
     assert token_excess(groups) == pytest.approx(0.19)
+
+
+def test_the_most_tokens_are_held_against_the_fewest_in_any_order(tmp_path: Path) -> None:
+    few, middle, many = (
+        f"{label}={write_run(tmp_path / label, tokens=tokens)}"
+        for label, tokens in (("few", 1000), ("middle", 1080), ("many", 1160))
+    )
+    (problem,) = problems(middle, many, few)
+    assert "4,000 of few" in problem
+    assert "4,640 of many" in problem
+    assert problems(few, middle, many) == [problem]
 
 
 def test_tokens_are_held_against_each_other_where_the_shortest_run_ends(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from gvm_api.status import JobStatus
 from gvm_cli.compare_page import comparison_plots, render
-from gvm_cli.compare_tables import remarks, result_table, run_table
+from gvm_cli.compare_tables import caption, remarks, result_table, run_table
 from gvm_cli.comparison import Comparison, compare_groups, iterations, overlay, pairs
 from gvm_cli.report_summary import total_samples, total_tokens
 from gvm_cli.run_groups import Group, read_groups
@@ -97,6 +97,7 @@ def test_the_table_has_accuracy_difference_and_tokens_with_their_intervals(twice
     comparison = compare_groups(twice_as_fast)
     header, uniform, gvm = result_table(comparison)
     assert header == (
+        "group",
         "policy",
         "seeds",
         "accuracy at 4,000 tokens",
@@ -105,12 +106,14 @@ def test_the_table_has_accuracy_difference_and_tokens_with_their_intervals(twice
         "fewer tokens",
     )
     # sd .02, t(2) 4.303: ± 4.303·.02/√3; paired differences 0, −.01, .02
-    assert uniform == ("uniform", "3", "60.0% ± 5.0", "baseline", "4,000", "–")
-    assert gvm[:4] == ("gvm", "3", "60.3% ± 1.4", "+0.3 points (-3.5 to +4.1)")
+    assert uniform == ("uniform", "uniform", "3", "60.0% ± 5.0", "baseline", "4,000", "–")
+    assert gvm[:5] == ("gvm", "gvm", "3", "60.3% ± 1.4", "+0.3 points (-3.5 to +4.1)")
     # The mean of gvm's three curves is at .6 where .4035 + .2 x/4000 = .6 …
-    assert float(gvm[4].replace(",", "")) == pytest.approx(3900, abs=2)
-    # … but seed 1's own best, .62, is never reached, seed 2's after 3,800 of 4,000 tokens
-    assert re.fullmatch(r"1\.03x \(never to 2\.00\) \[never to 2\.00\]", gvm[5])
+    assert float(gvm[5].replace(",", "")) == pytest.approx(3900, abs=2)
+    # … but seed 1's own best, .62, is not reached, seed 2's after 3,800 of 4,000 tokens
+    assert re.fullmatch(r"1\.03x \(none to 2\.00\) \[none to 2\.00\]", gvm[6])
+    assert "Accuracy on held-out." in caption(comparison)
+    assert caption(comparison).endswith("none: not within 4,000 tokens.")
 
 
 def test_each_verdict_says_no_more_than_its_interval(tmp_path: Path) -> None:
@@ -143,10 +146,37 @@ def test_a_ratio_of_tokens_is_called_a_difference_with_five_seeds_only(tmp_path:
     assert about_tokens("one", 1, rising(0.6, share=0.5)) == f"{fast}; one seed tells no spread."
     assert "includes no difference" in about_tokens("same", 5, rising(0.6))
     assert about_tokens("never", 5, rising(0.5)) == (
-        "gvm does not reach uniform's best mean accuracy (60.0%) within these tokens."
+        "gvm does not reach uniform's best mean accuracy (60.0%) within 4,000 tokens."
     )
     falling = groups_of(tmp_path / "falling", uniform=[rising(0.1)] * 2, gvm=[rising(0.6)] * 2)
     assert verdicts(compare_groups(falling))[1].startswith("uniform was best before training")
+
+
+def test_who_is_as_good_from_the_start_has_no_infinite_ratio(tmp_path: Path) -> None:
+    level: Curve = [(0, 0.7), (2000, 0.7), (4000, 0.7)]
+    comparison = compare_groups(groups_of(tmp_path, uniform=[rising(0.6)] * 2, gvm=[level] * 2))
+    assert verdicts(comparison)[1].startswith("gvm is at uniform's best mean accuracy (60.0%) from the start")
+    assert result_table(comparison)[2][-2:] == ("from the start", "from the start")
+    assert "inf" not in str(result_table(comparison))
+    mixed = compare_groups(groups_of(tmp_path / "mixed", uniform=[rising(0.6)] * 3, gvm=[level, *[rising(0.5)] * 2]))
+    assert "none to from the start" in result_table(mixed)[2][-1]
+
+
+def test_an_interval_that_some_draws_of_seeds_make_impossible_is_not_blamed_on_one_seed(tmp_path: Path) -> None:
+    uniform = [rising(0.1), rising(0.9), rising(0.9)]  # drawn thrice, the first is best before training
+    comparison = compare_groups(groups_of(tmp_path, uniform=uniform, gvm=[rising(0.9, share=0.5)] * 3))
+    assert verdicts(comparison)[1].endswith(
+        "; with some draws of the seeds uniform was best before training: no interval."
+    )
+
+
+def test_further_evaluation_sets_are_named_as_not_compared(tmp_path: Path) -> None:
+    groups = groups_of(tmp_path, uniform=[rising(0.6)] * 3, gvm=[rising(0.7)] * 3)
+    assert not any("alone" in each for each in remarks(groups, 0.1, 0.1))
+    file = groups[0].runs[0].directory / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"num_prompts": 100}}', '"num_prompts": 100}, "hard": {"accuracy": 0.1}}'))
+    groups = read_groups([str(run.directory) for group in groups for run in group.runs])
+    assert remarks(groups, 0.1, 0.1) == ["Compared on held-out alone; hard was measured as well and is not compared."]
 
 
 def test_runs_are_paired_by_seed_where_both_have_the_same(tmp_path: Path) -> None:
@@ -156,10 +186,24 @@ def test_runs_are_paired_by_seed_where_both_have_the_same(tmp_path: Path) -> Non
 
     base = group("base", 0, 1, 2)
     assert pairs(group("same", 2, 0, 1), base) == [(0, 2), (1, 0), (2, 1)]
-    assert pairs(group("more", 0, 1, 2, 3), base) == [(0, 0), (1, 1), (2, 2)]
-    assert pairs(group("fewer", 2, 1), base) == [(0, 2), (1, 1)]
-    assert pairs(group("other", 0, 1, 7), base) == [], "pairing would waste a run of each"
+    for name, seeds in (("more", (0, 1, 2, 3)), ("fewer", (2, 1)), ("other", (0, 1, 7))):
+        assert pairs(group(name, *seeds), base) == [], "pairing would leave runs out"
     assert pairs(group("single", 0), base) == []
+
+
+def test_with_other_seeds_every_column_is_of_all_runs_and_no_pair_is_named(tmp_path: Path) -> None:
+    uniform = [rising(0.60), rising(0.62), rising(0.58)]
+    groups = groups_of(tmp_path, uniform=uniform, gvm=[rising(0.64), rising(0.66), rising(0.62), rising(0.76)])
+    comparison = compare_groups(groups)
+    gvm = comparison.results[1]
+    assert gvm.difference is not None
+    assert gvm.ratio is not None
+    assert gvm.difference.mean == pytest.approx(0.07), "the fourth seed counts"
+    assert gvm.difference.mean == pytest.approx(gvm.accuracy.mean - comparison.results[0].accuracy.mean)
+    assert gvm.ratio.estimate == pytest.approx(4000 / gvm.tokens_to_best)
+    assert math.isnan(gvm.ratio.smallest)
+    assert "[" not in result_table(comparison)[2][-1]
+    assert "seeds not paired" in verdicts(comparison)[0]
 
 
 def test_the_baseline_is_uniform_or_the_first_or_as_asked(tmp_path: Path) -> None:
@@ -180,12 +224,23 @@ def test_a_reader_is_told_of_few_seeds_of_runs_that_go_on_and_of_a_raised_tolera
         "Fewer than three seeds of gvm, uniform: a difference may be chance.",
         "gvm has one seed, so there is no interval and no band.",
         "uniform has one seed, so there is no interval and no band.",
-        "Generated tokens differ by 19% at the last shared iteration (gvm 3,570, uniform 3,000 on average), and "
-        "--token-tolerance was raised to 0.25 to allow it. Figures by tokens then compare equal tokens at "
+        "Generated tokens differ by 19% at the last shared iteration (gvm 3,570, uniform 3,000 on average), where "
+        "--token-tolerance is 0.25 and by default 0.1. Figures by tokens then compare equal tokens at "
         "unequal updates, figures by iterations equal updates at unequal tokens.",
         f"{short} has not ended (Running, iteration 6 of 8).",
     ]
-    assert not any("tolerance" in each for each in remarks(groups, 0.1, 0.1))
+    assert any("tolerance" in each for each in remarks(groups, 0.1, 0.1)), "whatever was allowed"
+    assert not any("tolerance" in each for each in remarks(groups, 0.25, 0.2))
+
+
+def test_of_a_run_without_a_status_nothing_is_said_to_be_pending(tmp_path: Path) -> None:
+    groups = groups_of(tmp_path, uniform=[rising(0.6)] * 3, gvm=[rising(0.7), rising(0.7), rising(0.7)[:4]])
+    for run in (run for group in groups for run in group.runs):
+        (run.directory / "status.json").unlink()
+    groups = read_groups([str(run.directory) for group in groups for run in group.runs])
+    assert remarks(groups, 9.0, 9.0) == [
+        f"{tmp_path / 'gvm-2'} is recorded up to iteration 6 of 8; whether it goes on is not recorded."
+    ]
 
 
 def test_runs_without_a_common_evaluation_are_refused(tmp_path: Path) -> None:
@@ -202,7 +257,7 @@ def test_runs_without_a_common_evaluation_are_refused(tmp_path: Path) -> None:
 def test_runs_that_were_evaluated_before_training_only_have_a_table(tmp_path: Path) -> None:
     groups = groups_of(tmp_path, uniform=[[(0, 0.2)]], gvm=[[(0, 0.3)]])
     comparison = compare_groups(groups)
-    assert [row[2] for row in result_table(comparison)[1:]] == ["20.0%", "30.0%"]
+    assert [row[3] for row in result_table(comparison)[1:]] == ["20.0%", "30.0%"]
     assert len(comparison_plots(groups, comparison)) == 3
 
 
@@ -219,7 +274,10 @@ def test_the_page_has_verdict_remarks_three_plots_runs_and_the_method(twice_as_f
         assert text.replace("'", "&#x27;").replace("<", "&lt;").replace(">", "&gt;") in html
     assert "95% Student-t interval (scipy.stats)" in html
     rows = run_table(twice_as_fast, comparison)
-    assert [row[1:5] for row in rows[1:3]] == [("uniform", "0", "60.0%", "60.0%"), ("uniform", "1", "62.0%", "62.0%")]
+    assert [row[1:6] for row in rows[1:3]] == [
+        ("uniform", "uniform", "0", "60.0%", "60.0%"),
+        ("uniform", "uniform", "1", "62.0%", "62.0%"),
+    ]
     assert len(rows) == 7
     assert not re.search(r"(src|href)=\"[^#]|url\((?!#)|@import|<script|<link", html)
 

@@ -144,6 +144,8 @@ def test_gpu_seconds_are_what_each_role_holds_times_the_stage() -> None:
     measures = complete()
     assert value(measures, "gvm_gpu_seconds_total", role="rollout", stage="main") == 3 * 2 * 4
     assert value(measures, "gvm_gpu_seconds_total", role="learner", stage="train") == 2 * 3
+    measures.count({**LINE, "num_servers": 8}, [])  # scaled since
+    assert value(measures, "gvm_gpu_seconds_total", role="rollout", stage="main") == 3 * 2 * 4 + 8 * 2 * 4
     on_cpu = LearnerMetrics(job())
     on_cpu.count(LINE, [])
     assert value(on_cpu, "gvm_gpu_seconds_total", role="rollout", stage="main") == 0

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gvm_api.wire import Plan
-from gvm_trainer.records import Records
+from gvm_api.spec import AllocationSpec
+from gvm_api.wire import Plan, Snapshot
+from gvm_trainer.checkpoints import LoopState
+from gvm_trainer.records import Records, with_nulls
 from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
 
 PROMPTS = [
@@ -218,3 +220,21 @@ def test_the_time_that_a_run_has_taken_survives_a_line_that_a_crash_cut_off(tmp_
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 3, "elapsed_sec')
     assert records.elapsed_seconds() == 20.0
+
+
+def test_a_line_with_a_figure_that_went_wrong_comes_back_from_a_checkpoint_as_numbers_and_nulls() -> None:
+    line = with_nulls({"iteration": 3, "loss": math.nan, "eval": {"a": {"accuracy": math.inf}}, "kl": 0.5})
+    state = LoopState(
+        iteration=3,
+        step=12,
+        samples_total=1,
+        tokens_total=1,
+        elapsed_seconds=1.0,
+        best_accuracy=None,
+        best_iteration=None,
+        prompt_order={},
+        metrics_line=line,
+        allocator=Snapshot(allocation=AllocationSpec(), state={}),
+    )
+    back = LoopState.model_validate_json(state.model_dump_json()).metrics_line
+    assert back == {"iteration": 3, "loss": None, "eval": {"a": {"accuracy": None}}, "kl": 0.5}

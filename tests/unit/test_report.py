@@ -19,7 +19,7 @@ from gvm_cli.report import write_report
 from gvm_cli.report_allocation import difficulty_table, share_at, shares_by_difficulty
 from gvm_cli.report_cost import cost_table, idle_share, problem_table, sampling_table, stage_table
 from gvm_cli.report_samples import newest_samples, varied
-from gvm_cli.report_summary import accuracy_table, compact, duration, evaluation_table, headline, tiles
+from gvm_cli.report_summary import READ_AGAINST, accuracy_table, compact, duration, evaluation_table, headline, tiles
 
 PROMPTS, PER_PROMPT = 16, 8
 
@@ -251,7 +251,7 @@ def test_the_summary_counts_the_pilot(run: Run) -> None:
         ("accuracy, held-out", "10.0% → 40.0%", change),
         ("samples", "768", "of these pilot 288 (38%)"),
         ("tokens generated", "6,000", "pilot 1,800 (30%)"),
-        ("gradient variance over uniform's", "0.80", "below 1 the allocation gained; predicted 0.60"),
+        ("gradient variance over uniform's", "0.80", f"below 1 the allocation gained; {READ_AGAINST}; predicted 0.60"),
         ("wall time", "48.0 s", "6 of 6 iterations"),
     ]
 
@@ -298,7 +298,7 @@ def test_the_cost_counts_gpu_hours_where_the_job_asks_for_gpus(tmp_path: Path, r
     assert rows["GPU-hours, rollout"] == ("12.00", "8 GPUs for the whole wall time")
     assert rows["GPU-hours, learner"] == ("6.00", "4 GPUs for the whole wall time")
     assert rows["idle, rollout"][0] == "50%"
-    assert rows["wall time"] == ("1 h 30 min", "all restarts included")
+    assert rows["wall time"] == ("1 h 30 min", "iterations done again included")
     assert rows["accept rate"][0] == "10.0% to 20.0%"
     assert rows["variance, realised"] == ("0.80 of uniform's", "sums over 1 iterations")
 
@@ -383,11 +383,11 @@ def test_samples_are_chosen_from_hard_to_easy_and_of_every_outcome() -> None:
 def test_without_a_preview_the_samples_are_those_of_the_last_file(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "latest_samples.json").write_text('{"iteration": 3, "samp')
-    assert newest_samples(tmp_path) == []
+    assert newest_samples(tmp_path) == ([], 0)
     for iteration in (2, 3):
         table = pa.Table.from_pylist([sample("7", "accepted", 0.5, completion=f"of {iteration}")])
         pq.write_table(table, tmp_path / "samples" / f"{iteration:06}.parquet")
-    (row,) = newest_samples(tmp_path)
+    ((row,), _) = newest_samples(tmp_path)
     assert (row["iteration"], row["completion"]) == (3, "of 3")
 
 
@@ -434,7 +434,59 @@ def test_a_finished_run_in_a_cluster_has_no_status_file_and_is_whole_all_the_sam
     for name, lines, ended in (("whole", WHOLE, True), ("half", WHOLE[:4], False)):
         run_dir = write_run(tmp_path / name, lines)
         (run_dir / "status.json").unlink()
-        assert ("has not ended" not in write_report(run_dir).read_text()) is ended
+        html = write_report(run_dir).read_text()
+        assert ("Recorded up to iteration 3 of 6; whether the run goes on is not recorded." not in html) is ended
+        assert "Pending" not in html
+        assert dict(row[:2] for row in problem_table(read_run(run_dir)))["learner restarts"] == "not recorded"
+
+
+def test_the_headline_names_the_cost_of_what_was_evaluated(tmp_path: Path) -> None:
+    assert headline(read_run(write_run(tmp_path / "run", WHOLE[:6]))) == (
+        "Accuracy on held-out went from 10.0% to 50.0% in 4 iterations, 512 samples and 32.0 s. "
+        "The run was recorded up to 5 iterations, 640 samples and 40.0 s."
+    )
+
+
+def test_a_sum_of_what_some_lines_lack_is_not_named(tmp_path: Path) -> None:
+    lines = [line(1, num_retries_rollout=2, tokens_prompt_pilot=1, tokens_prompt_main=1), line(2, tokens_prompt=None)]
+    run = read_run(write_run(tmp_path / "run", lines))
+    assert sampling_table(run)[2] == ("prompt tokens", "–", "–", "–", "0")
+    assert dict(row[:2] for row in problem_table(run))["requests repeated, rollout"] == "not recorded"
+
+
+def test_stage_shares_are_of_the_lines_with_a_total(tmp_path: Path) -> None:
+    half = {key: seconds for key, seconds in line(2)["seconds"].items() if key != "total"}
+    run = read_run(write_run(tmp_path / "run", [line(1), line(2, seconds=half)]))
+    assert ("train", "3.0 s", "37.5%") in stage_table(run)
+
+
+def test_a_set_without_a_score_and_a_plan_without_prompts_are_passed_over(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", [line(1, eval={"held-out": None}), line(2)])
+    nothing = {key: [] for key in ("prompt_ids", "pilot_sizes", "sample_sizes", "accept_rates", "grad_norms")}
+    (run_dir / "plans" / "000002.json").write_text(json.dumps(nothing))
+    assert "No accuracy was measured" in write_report(run_dir).read_text()
+    assert [each.iteration for each in read_run(run_dir).plans] == [1]
+    assert read_run(run_dir).num_unreadable == 0
+
+
+def test_a_torn_file_of_samples_is_left_out_and_said(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", [line(1), line(2)])
+    (run_dir / "samples").mkdir()
+    rows = pa.Table.from_pylist([sample("7", "accepted", 0.5) | {"index": 0, "iteration": 1}])
+    pq.write_table(rows, run_dir / "samples" / "000001.parquet")
+    (run_dir / "samples" / "000002.parquet").write_bytes(b"PAR1 torn")
+    html = write_report(run_dir).read_text()
+    assert "A handful of iteration 1" in html
+    assert "1 half-written record was left out." in html
+
+
+def test_a_uniform_run_is_not_said_to_gain_by_allocation(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", [line(1), line(2)], manifest=job("uniform"))
+    (tile,) = (each for each in tiles(read_run(run_dir)) if each[0].startswith("gradient variance"))
+    assert tile[2] == f"this run is uniform itself; {READ_AGAINST}; predicted 0.60"
+    html = write_report(run_dir).read_text()
+    assert "the allocation gained" not in html
+    assert html.count(READ_AGAINST) == 3, "tile, caption and glossary"
 
 
 def test_an_iteration_repeated_after_a_restart_counts_once(tmp_path: Path) -> None:

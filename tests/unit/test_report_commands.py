@@ -55,6 +55,15 @@ def test_report_exits_2_and_says_why_for_a_directory_without_a_run(app: typer.Ty
     assert result.stderr.startswith(f"gvm: {tmp_path}: is no run directory")
 
 
+@pytest.mark.parametrize(("name", "fit"), [(".", "page.html"), ("page.png", "page.html"), ("folder", "folder.html")])
+def test_a_page_is_named_html(app: typer.Typer, tmp_path: Path, name: str, fit: str) -> None:
+    run_dir = str(write_run(tmp_path / "run", "gvm"))
+    for command in (["report", run_dir], ["compare", run_dir, run_dir]):
+        result = CliRunner().invoke(app, [*command, "-o", name])
+        assert result.exit_code == 2
+        assert result.stderr == f"gvm: --output '{name}': does not end in .html; name a page, e.g. {fit}\n"
+
+
 def test_compare_prints_a_table_and_writes_a_page(app: typer.Typer, tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / policy, policy)) for policy in ("uniform", "gvm")]
     page = tmp_path / "page.html"

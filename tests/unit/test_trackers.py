@@ -84,6 +84,29 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert [e.value for e in found.Scalars("eval/heldout/accuracy")] == [0.75, 0.75]
 
 
+def test_a_resumed_run_replaces_what_tensorboard_had_of_later_iterations(tmp_path: Path) -> None:
+    for first, iterations in ((0, (1, 2, 3, 4)), (3, (3, 4, 5))):
+        sinks = open_trackers(job("tensorboard"), tmp_path, first_iteration=first)
+        for iteration in iterations:
+            sinks.log({**LINE, "iteration": iteration, "loss": float(first)})
+        sinks.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [
+        (1, 0.0),
+        (2, 0.0),
+        (3, 3.0),
+        (4, 3.0),
+        (5, 3.0),
+    ]
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_job_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tensorboard").write_text("a file where a folder should be")
+    with caplog.at_level(logging.WARNING):
+        open_trackers(job("tensorboard"), tmp_path).close()
+    assert "tensorboard cannot be opened" in caplog.text
+
+
 def test_weights_and_biases_writes_a_run_without_a_network_and_a_resumed_learner_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,13 +124,16 @@ class AllocatorClient:
         try:
             # Not by httpx's base_url, which would end the job's own address in a slash.
             response = await self._http.request(method, self._url + path, content=content)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _UnavailableError(f"{type(error).__name__} {error}") from error
         if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise _UnavailableError(f"status {response.status_code}: {response.text[:200]}")
         if not response.is_success:
             raise AllocatorError(f"{method} {response.url} was refused, {response.status_code}: {response.text[:500]}")
-        return response.json() if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:  # a proxy's page, say
+            raise _UnavailableError(f"the answer is no JSON: {response.text[:200]}") from error
 
 
 def pilot_sizes(

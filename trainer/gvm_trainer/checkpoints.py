@@ -49,6 +49,12 @@ class Checkpoints:
         found = self._iterations()
         return self._path(found[-1]) if found else None
 
+    @property
+    def next_iteration(self) -> int:
+        """The first iteration that a run does from here; 0 is the evaluation before training."""
+        found = self._iterations()
+        return found[-1] + 1 if found else 0
+
     def load(self, path: Path) -> LoopState:
         """The loop's state in a checkpoint.
 

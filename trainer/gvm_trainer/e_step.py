@@ -123,6 +123,7 @@ class EStep:
                 policy_version=policy_version,
                 prompt_ids=tuple(p.id for p in block),
                 budget=allocation.main_budget(len(block), pilot_sizes, self.spec.allocation),
+                pilot_sizes=tuple(pilot_sizes.values()),
                 pooled_sizes=tuple(pilot_sizes.values()) if self.spec.pilot_reuse == "pooled" else (),
                 gradient_source=self.spec.allocation.grad_norm.source,
             )

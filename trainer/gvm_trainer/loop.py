@@ -26,7 +26,7 @@ from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_m
 from gvm_trainer.policy_sync import PolicySync
 from gvm_trainer.prompt_order import PromptOrder
 from gvm_trainer.prompts import PromptSet
-from gvm_trainer.records import Records
+from gvm_trainer.records import Records, with_nulls
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
@@ -47,12 +47,12 @@ class TrainingLoop:
     policy_sync: PolicySync
     e_step: EStep
     records: Records
+    checkpoints: Checkpoints
     reporter: Reporter
     tokenizer: PreTrainedTokenizerBase
     training: PromptSet
     held_out: dict[str, PromptSet]
     order: PromptOrder = field(init=False)
-    checkpoints: Checkpoints = field(init=False)
     # Where the run stands; a checkpoint holds all of these.
     iteration: int = 0
     samples_total: int = 0
@@ -63,13 +63,11 @@ class TrainingLoop:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        storage = self.spec.storage
         self.order = PromptOrder(
             num_prompts=len(self.training.prompts),
             seed=self.spec.algorithm.seed,
             shuffle=self.spec.dataset.shuffle,
         )
-        self.checkpoints = Checkpoints(self.run_dir, keep_last=storage.keep_last, keep_best=storage.keep_best)
 
     async def run(self) -> None:
         """From the last checkpoint, or the beginning, to maxIterations."""
@@ -133,6 +131,7 @@ class TrainingLoop:
             synced = await self.policy_sync.push(self._probes(block, gathered.groups), version=self.iteration)
         evaluated = await self._evaluate(seconds) if self._is_evaluation_due() else None
         with seconds.of("records"):
+            self.reporter.stage("records")
             self.records.write_samples(self.iteration, block, gathered.groups, gathered.plan)
         line = self._line(block, gathered, updates, num_without, seconds)
         line |= {**synced, "eval": evaluated and _as_dicts(evaluated)}
@@ -174,6 +173,7 @@ class TrainingLoop:
             **plan_metrics(gathered.plan, gathered.pilot_sizes, predicted, gathered.realised),
             **update_metrics(updates),
             **self.reporter.retries(),
+            "num_servers": self.client.num_servers,
             "num_prompts_dropped": self.training.num_dropped,
             "zero_gradient_fraction": num_without / len(block),
         }
@@ -223,7 +223,7 @@ class TrainingLoop:
                 best_accuracy=self.best_accuracy,
                 best_iteration=self.best_iteration,
                 prompt_order=dict(self.order.state()),
-                metrics_line=self._finished(line, seconds),
+                metrics_line=with_nulls(self._finished(line, seconds)),
                 allocator=await self.allocator.snapshot(),
             )
             await self.collective.in_worker(lambda: self.checkpoints.save(state, self._write_state))

@@ -53,9 +53,11 @@ class LearnerMetrics:
         self._job = (job.metadata.namespace, job.metadata.name)
         spec = job.spec
         self._gpus = {
-            names.ROLLOUT: spec.rollout.replicas * spec.rollout.resources.num_gpus,
-            names.LEARNER: spec.learner.replicas * spec.learner.resources.num_gpus,
+            names.ROLLOUT: spec.rollout.resources.num_gpus,
+            names.LEARNER: spec.learner.resources.num_gpus,
         }
+        """GPUs of one pod."""
+        self._pods = {names.ROLLOUT: spec.rollout.replicas, names.LEARNER: spec.learner.replicas}
         self._counted: dict[tuple[str, ...], float] = {}
         self._stages: set[str] = set()
         self._set("gvm_max_iterations", spec.algorithm.max_iterations)
@@ -125,10 +127,11 @@ class LearnerMetrics:
             self._add("gvm_generated_tokens_total", score["tokens_generated"], "evaluate")
             self._add("gvm_verifier_failures_total", score["num_timeouts"], "timeout")
             self._add("gvm_verifier_failures_total", score["num_errors"], "error")
+        pods = self._pods | {names.ROLLOUT: line.get("num_servers", self._pods[names.ROLLOUT])}  # they are scaled
         for stage in LOOP_STAGES:
             self._add("gvm_stage_seconds_total", line["seconds"][stage], stage)
             for role, num_gpus in self._gpus.items():
-                self._add("gvm_gpu_seconds_total", num_gpus * line["seconds"][stage], role, stage)
+                self._add("gvm_gpu_seconds_total", pods[role] * num_gpus * line["seconds"][stage], role, stage)
         self._add("gvm_verifier_failures_total", line.get("num_timeouts", 0), "timeout")
         self._add("gvm_verifier_failures_total", line.get("num_errors", 0), "error")
         self.registry.observe("gvm_response_tokens", response_lengths, *self._job)

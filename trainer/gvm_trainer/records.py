@@ -29,6 +29,7 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     sample_size_max                 largest second-stage budget n_i
     sample_size_gini                Gini coefficient of both stages' sizes
     num_at_floor, num_at_cap        prompts whose n_i is minSamples, or maxSamples
+    num_servers                     rollout servers at the end of the iteration
     num_retries_rollout, …_allocator  requests that were sent again
     sync_seconds, sync_bytes        time of the sync into all servers, and the size of the weights
     parity_mean_abs, …_max_abs      nats a token by which servers and learner differ after the sync
@@ -127,13 +128,13 @@ def _elapsed(text: str) -> float:
 
 
 def _strict_json(value: Any) -> str:
-    return json.dumps(_with_nulls(value), allow_nan=False)
+    return json.dumps(with_nulls(value), allow_nan=False)
 
 
-def _with_nulls(value: Any) -> Any:
+def with_nulls(value: Any) -> Any:
     """JSON has no NaN and no infinity; most readers but Python's refuse them."""
     if isinstance(value, Mapping):
-        return {key: _with_nulls(each) for key, each in value.items()}
+        return {key: with_nulls(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_nulls(each) for each in value]
+        return [with_nulls(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -84,6 +84,11 @@ class RolloutClient:
         self.expected_version: int | None = None
         """The policy version that answers must come from; None takes any. The loop sets it after each sync."""
 
+    @property
+    def num_servers(self) -> int:
+        """Servers that are known now."""
+        return len(self._fleet.urls)
+
     async def __aenter__(self) -> Self:
         """Return the client; connections are opened as they are needed."""
         return self

@@ -8,16 +8,17 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from gvm_api.spec import GVMTrainingJob
+from gvm_trainer.checkpoints import replace_text
 
 logger = logging.getLogger(__name__)
 
 _WANDB_INIT_SECONDS = 60.0
 _CLOSE_SECONDS = 60.0
+_STEP = "iteration"
 _PRIVATE = ("env", "envFrom", "podTemplate", "volumes", "imagePullSecrets")
 """Of a role: may hold tokens, and says nothing of the training."""
 
@@ -66,34 +67,40 @@ class Trackers:
                 logger.warning("%s did not close cleanly", type(sink).__name__, exc_info=True)
 
 
-def open_trackers(job: GVMTrainingJob, run_dir: Path) -> Trackers:
-    """The sinks that the job names.
+def open_trackers(job: GVMTrainingJob, run_dir: Path, *, first_iteration: int = 0) -> Trackers:
+    """The sinks that the job names; `first_iteration` is the next one that they will hear of.
 
     Raises:
         ValueError: one is not installed, or is not configured.
     """
-    make: dict[str, Callable[[GVMTrainingJob, Path], Tracker]] = {
+    make: dict[str, Callable[[GVMTrainingJob, Path, int], Tracker]] = {
         "tensorboard": TensorBoard,
         "wandb": WeightsAndBiases,
     }
     sinks: list[Tracker] = []
     for name in job.spec.learner.report_to:
-        with suppress(_UnreachableError):
-            sinks.append(make[name](job, run_dir))
+        try:
+            sinks.append(make[name](job, run_dir, first_iteration))
+        except (_UnreachableError, OSError) as error:  # a full disk is no fault of the job's
+            logger.warning("learner.reportTo: %s cannot be opened (%s); training goes on without it", name, error)
     return Trackers(sinks)
 
 
 class TensorBoard:
     """Event files in RUN_DIR/tensorboard."""
 
-    def __init__(self, job: GVMTrainingJob, run_dir: Path) -> None:
+    def __init__(self, job: GVMTrainingJob, run_dir: Path, first_iteration: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError(
                 "spec.learner.reportTo: tensorboard is not installed in the learner's image; pip install tensorboard"
             ) from error
-        self._writer = SummaryWriter(run_dir / "tensorboard", flush_secs=10)
+        self._writer = SummaryWriter(
+            run_dir / "tensorboard",
+            flush_secs=10,
+            purge_step=first_iteration or None,  # what a resumed run does again replaces what it did before
+        )
         self._writer.add_text("job", f"{job.metadata.namespace}/{job.metadata.name}", 0)
 
     def log(self, figures: Mapping[str, float], iteration: int) -> None:
@@ -113,7 +120,7 @@ class _UnreachableError(Exception):
 class WeightsAndBiases:
     """A W&B run that a resumed learner goes on with. W&B's own variables (WANDB_API_KEY, …) come by learner.env."""
 
-    def __init__(self, job: GVMTrainingJob, run_dir: Path) -> None:
+    def __init__(self, job: GVMTrainingJob, run_dir: Path, first_iteration: int) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -130,18 +137,19 @@ class WeightsAndBiases:
                 config=public_settings(job),
                 settings=settings,
             )
-        except wandb.errors.UsageError as error:
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             raise ValueError(
                 f"spec.learner.reportTo: wandb cannot start ({error}); put WANDB_API_KEY into spec.learner.env, or "
                 "WANDB_MODE: offline"
             ) from error
-        except wandb.errors.CommError as error:
-            logger.warning("W&B does not answer (%s); training goes on without it", error)
-            raise _UnreachableError from error
+        except Exception as error:
+            raise _UnreachableError(f"W&B does not answer: {error}") from error
+        self._run.define_metric("*", step_metric=_STEP)
+        self._first_iteration = first_iteration
 
     def log(self, figures: Mapping[str, float], iteration: int) -> None:
-        """One step an iteration."""
-        self._run.log(dict(figures), step=iteration)
+        """One entry an iteration. W&B's own steps must rise, and a resumed run does some iterations again."""
+        self._run.log({**figures, _STEP: iteration})
 
     def close(self) -> None:
         """Finish the run."""
@@ -173,5 +181,5 @@ def public_settings(job: GVMTrainingJob) -> dict[str, Any]:
 
 def _run_id(path: Path) -> str:
     if not path.exists():
-        path.write_text(uuid.uuid4().hex)
+        replace_text(path, uuid.uuid4().hex)
     return path.read_text().strip()

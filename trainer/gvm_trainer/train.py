@@ -14,6 +14,7 @@ from gvm_api.load import load_job
 from gvm_api.spec import GVMTrainingJob, ModelSpec
 from gvm_trainer import metrics
 from gvm_trainer.allocation import AllocatorClient
+from gvm_trainer.checkpoints import Checkpoints
 from gvm_trainer.collective import Collective, open_collective
 from gvm_trainer.e_step import EStep
 from gvm_trainer.engine import Engine
@@ -41,7 +42,7 @@ def main() -> None:
     job = load_job(settings.job_file)
     gang = Gang(collective_timeout_seconds=job.spec.learner.collective_timeout_seconds)
     measures = LearnerMetrics(job) if gang.is_leader else None
-    stop_serving = metrics.serve(measures.registry, host=settings.host, port=settings.port) if measures else None
+    stop_serving = _serve(measures, settings) if measures else None
     with invalid_input_explained():
         tokenizer = _load_tokenizer(job.spec.model)
         training, held_out = load_prompts(job.spec, tokenizer) if gang.is_leader else (None, {})
@@ -71,10 +72,11 @@ async def lead(
     spec = job.spec
     records = Records(settings.run_dir, saves_samples=spec.storage.save_samples)
     records.keep_job(settings.job_file)
+    checkpoints = Checkpoints(settings.run_dir, keep_last=spec.storage.keep_last, keep_best=spec.storage.keep_best)
     async with AsyncExitStack() as stack:
         with invalid_input_explained():
             verifier = stack.enter_context(Verifier(spec.reward))
-            trackers = open_trackers(job, settings.run_dir)
+            trackers = open_trackers(job, settings.run_dir, first_iteration=checkpoints.next_iteration)
         stack.callback(trackers.close)
         sync = weight_sync(spec.weight_sync, settings)
         stack.callback(sync.close)
@@ -129,12 +131,21 @@ async def lead(
                 reporter=reporter,
             ),
             records=records,
+            checkpoints=checkpoints,
             reporter=reporter,
             tokenizer=tokenizer,
             training=training,
             held_out=held_out,
         )
         await loop.run()
+
+
+def _serve(measures: LearnerMetrics, settings: env.LearnerEnv) -> metrics.Stop | None:
+    try:
+        return metrics.serve(measures.registry, host=settings.host, port=settings.port)
+    except OSError as error:
+        logger.warning("/metrics is not served: %s:%d is taken (%s)", settings.host, settings.port, error)
+        return None
 
 
 def _warn_of_data(training: PromptSet, held_out: dict[str, PromptSet]) -> None:

@@ -99,6 +99,9 @@ function messageText(state) {
   const silent = !isOver(state) && isNumber(age) && age > SILENT_SECONDS;
   const parts = [
     progress.message,
+    progress.phase === "Running" &&
+      !isNumber(age) &&
+      "The learner has not been heard of since the allocator started; what is shown is what it said before.",
     silent &&
       `The learner has said nothing for ${duration(age)}; where it restarts, it goes on from its last checkpoint.`,
     state.numUnreadable && `${count(state.numUnreadable)} half-written lines of the record were left out.`,
