@@ -70,7 +70,8 @@ class Controller:
         self._progress_seconds = progress_seconds
         self._cache = Cache()
         self._queue: WorkQueue[JobKey] = WorkQueue()
-        self._progress: dict[JobKey, Progress | None] = {}
+        self._progress: dict[JobKey, tuple[str, Progress | None]] = {}
+        """What a learner said last, with the uid of its job: another of that name has said nothing yet."""
         self._failures: dict[JobKey, int] = {}
         self._unknown_kinds: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,18 +163,19 @@ class Controller:
         return any(is_ready(pod) for pod in self._observed(key, job).pods_of(names.ALLOCATOR))
 
     async def _read_progress(self, key: JobKey) -> None:
-        asked_of = self._uid(key)
+        job = self._cache.job(key)
+        if job is None:
+            return
         found = await self._reader.read(*key, token(self._token_key, *key))
-        if asked_of != self._uid(key):
-            return  # of a job that went in the meantime: one made anew under its name has not got there yet
-        known = self._progress.setdefault(key, None)
+        known = self._said(key, job)
+        self._progress[key] = job["metadata"]["uid"], found or known
         if found is not None and found != known:
-            self._progress[key] = found
             self._wake(key)
 
-    def _uid(self, key: JobKey) -> str | None:
-        job = self._cache.job(key)
-        return None if job is None else str(job["metadata"]["uid"])
+    def _said(self, key: JobKey, job: Manifest) -> Progress | None:
+        """What this job's learner said last."""
+        uid, said = self._progress.get(key, ("", None))
+        return said if uid == job["metadata"]["uid"] else None
 
     def _observed(self, key: JobKey, job: Manifest) -> Observed:
         children = self._cache.children(key)
@@ -181,7 +183,7 @@ class Controller:
             job=job,
             children=tuple(child for child in children if child["kind"] != "Pod"),
             pods=tuple(child for child in children if child["kind"] == "Pod"),
-            progress=self._progress.get(key),
+            progress=self._said(key, job),
         )
 
     async def _work(self, first: asyncio.Event) -> None:
@@ -213,7 +215,8 @@ class Controller:
         if job is None:
             self._forget(key)
             return
-        if key not in self._progress and self._has_allocator(key):
+        is_new = self._progress.get(key, ("", None))[0] != job["metadata"]["uid"]
+        if is_new and self._has_allocator(key):
             await self._read_progress(key)  # this operator's first look: a status is not to lose what it said
         decision = self._decide(key, job)
         if decision.wants_progress:
