@@ -28,7 +28,7 @@ def report(
 
     Example: gvm report runs/arithmetic
 
-    Example: gvm report runs/arithmetic -o /tmp/arithmetic.html
+    Example: gvm report runs/arithmetic -o arithmetic.html
     """
     try:
         typer.echo(write_report(run_dir, output))

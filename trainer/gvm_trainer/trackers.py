@@ -47,7 +47,7 @@ class Trackers:
         for sink in list(self._sinks):
             try:
                 sink.log(figures, line["iteration"])
-            except Exception:
+            except Exception:  # third parties' clients raise what they like, bare exceptions among it
                 logger.warning("%s failed; training goes on without it", type(sink).__name__, exc_info=True)
                 self._sinks.remove(sink)
 
@@ -63,7 +63,7 @@ class Trackers:
         for sink in self._sinks:
             try:
                 sink.close()
-            except Exception:
+            except Exception:  # as above
                 logger.warning("%s did not close cleanly", type(sink).__name__, exc_info=True)
 
 
@@ -73,14 +73,14 @@ def open_trackers(job: GVMTrainingJob, run_dir: Path, *, first_iteration: int = 
     Raises:
         ValueError: one is not installed, or is not configured.
     """
-    make: dict[str, Callable[[GVMTrainingJob, Path, int], Tracker]] = {
-        "tensorboard": TensorBoard,
-        "wandb": WeightsAndBiases,
+    make: dict[str, Callable[[], Tracker]] = {
+        "tensorboard": lambda: TensorBoard(job, run_dir, first_iteration),
+        "wandb": lambda: WeightsAndBiases(job, run_dir),
     }
     sinks: list[Tracker] = []
     for name in job.spec.learner.report_to:
         try:
-            sinks.append(make[name](job, run_dir, first_iteration))
+            sinks.append(make[name]())
         except (_UnreachableError, OSError) as error:  # a full disk is no fault of the job's
             logger.warning("learner.reportTo: %s cannot be opened (%s); training goes on without it", name, error)
     return Trackers(sinks)
@@ -120,7 +120,7 @@ class _UnreachableError(Exception):
 class WeightsAndBiases:
     """A W&B run that a resumed learner goes on with. W&B's own variables (WANDB_API_KEY, …) come by learner.env."""
 
-    def __init__(self, job: GVMTrainingJob, run_dir: Path, first_iteration: int) -> None:
+    def __init__(self, job: GVMTrainingJob, run_dir: Path) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -142,10 +142,9 @@ class WeightsAndBiases:
                 f"spec.learner.reportTo: wandb cannot start ({error}); put WANDB_API_KEY into spec.learner.env, or "
                 "WANDB_MODE: offline"
             ) from error
-        except Exception as error:
+        except Exception as error:  # as above, and the network's
             raise _UnreachableError(f"W&B does not answer: {error}") from error
         self._run.define_metric("*", step_metric=_STEP)
-        self._first_iteration = first_iteration
 
     def log(self, figures: Mapping[str, float], iteration: int) -> None:
         """One entry an iteration. W&B's own steps must rise, and a resumed run does some iterations again."""
