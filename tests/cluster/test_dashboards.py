@@ -4,20 +4,18 @@ One job runs, one waits, one has failed, one is paused; the operator meets a con
 from learners is tested on a real run (tests/integration).
 """
 
-import json
-import math
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import helm_python
 import pytest
+from dashboards import Watched, board, rules
 
-from gvm_api import yaml_format
-from gvm_metrics.dashboards.substitution import Target, View, targets
+from gvm_metrics.dashboards.substitution import targets
 
 ROOT = Path(__file__).parents[2]
 GPUS = {
@@ -26,26 +24,11 @@ GPUS = {
 }
 
 
-class Scene(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Scene(Watched):
     """A namespace with jobs in four phases, as Prometheus saw it."""
 
-    prometheus: Any
     namespace: str
-    start: float
-    end: float
-
-    @property
-    def view(self) -> View:
-        return View(values={"namespace": ".*"}, seconds=self.end - self.start, step=1, scrape=1)
-
-    def series(self, expr: str, *, is_instant: bool = False) -> list[dict[str, Any]]:
-        """The answer to PromQL with its variables filled in."""
-        query = self.view.fill(expr)
-        if is_instant:
-            found = self.prometheus.ask("query", query=query, time=self.end)["result"]
-            return [{"metric": each["metric"], "values": [each["value"]]} for each in found]
-        answer = self.prometheus.ask("query_range", query=query, start=self.start, end=self.end, step=1)
-        return list(answer["result"])
 
     def now(self, expr: str, *labels: str) -> dict[tuple[str, ...], float]:
         """Values at the end, by these labels."""
@@ -96,33 +79,13 @@ def scene(
             allocator.report("runs", phase="Running", iteration=3, maxIterations=20, step=12 + number, accuracy=0.61)
             time.sleep(1)
         bench.until_phase("waits", "Pending")
-        yield Scene(prometheus, bench.namespace, start, time.time())
-
-
-def board(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / f"charts/gvm-operator/dashboards/{name}.json").read_text())
-    return found
-
-
-def has_numbers(series: list[dict[str, Any]]) -> bool:
-    return any(not math.isnan(float(value)) for each in series for _, value in each["values"])
-
-
-def empty(scene: Scene, wanted: list[Target]) -> list[str]:
-    return [
-        f"{target.panel} ({target.legend or target.ref_id}): {scene.view.fill(target.expr)}"
-        for target in wanted
-        if not has_numbers(scene.series(target.expr, is_instant=target.is_instant))
-    ]
-
-
-def rules() -> list[dict[str, Any]]:
-    with helm_python.Chart.load(ROOT / "charts/gvm-operator") as chart:
-        values = {"monitoring": {"prometheusRule": {"enabled": True}}}
-        rendered = chart.render(values, name="gvm-operator", namespace="gvm-system")
-    (text,) = (text for path, text in rendered.items() if path.endswith("prometheusrule.yaml"))
-    groups = next(iter(yaml_format.load_all(text)))["spec"]["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+        yield Scene(
+            prometheus=prometheus,
+            start=start,
+            end=time.time(),
+            variables={"namespace": ".*"},
+            namespace=bench.namespace,
+        )
 
 
 def check_jobs(scene: Scene, table: dict[str, str]) -> None:
@@ -170,8 +133,8 @@ def test_no_panel_of_the_fleet_s_and_the_operator_s_dashboards_is_empty(scene: S
     fleet = [each for each in targets(board("fleet")) if re.search(r"\bgvm_(job|operator)_", each.expr)]
     operator = list(targets(board("operator")))
     assert (len(fleet) > 20, len(operator) > 10) == (True, True)
-    assert empty(scene, fleet) == []
-    assert empty(scene, operator) == []
+    assert scene.without_numbers(fleet) == []
+    assert scene.without_numbers(operator) == []
 
     panels = {each.panel: each.expr for each in fleet}
     check_jobs(scene, {each.ref_id: each.expr for each in fleet if each.panel == "Jobs"})

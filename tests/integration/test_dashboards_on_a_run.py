@@ -10,22 +10,21 @@
 """
 
 import json
-import math
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import helm_python
 import pytest
 import yaml
+from dashboards import Watched, board, rules
 
-from gvm_api import yaml_format
-from gvm_metrics.dashboards.substitution import Target, View, targets
+from gvm_metrics.dashboards.substitution import targets
 
 pytestmark = pytest.mark.servers
 
@@ -34,28 +33,11 @@ TIMEOUT_SECONDS = 400
 NUM_ITERATIONS = 4
 
 
-class Recorded(NamedTuple):
-    """A run as Prometheus saw it."""
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Watched):
+    """A run as Prometheus saw it; `end` is the last moment at which the learner was scraped."""
 
-    prometheus: Any
     run_dir: Path
-    start: float
-    end: float
-    """The last moment at which the learner was scraped (Unix seconds)."""
-
-    @property
-    def view(self) -> View:
-        values = {"namespace": "default", "job": "watched"}
-        return View(values=values, seconds=self.end - self.start, step=1, scrape=1)
-
-    def series(self, expr: str, *, is_instant: bool = False) -> list[dict[str, Any]]:
-        """The answer to PromQL with its variables filled in."""
-        query = self.view.fill(expr)
-        if is_instant:
-            found = self.prometheus.ask("query", query=query, time=self.end)["result"]
-            return [{"metric": each["metric"], "values": [each["value"]]} for each in found]
-        answer = self.prometheus.ask("query_range", query=query, start=self.start, end=self.end, step=1)
-        return list(answer["result"])
 
 
 def job_file(folder: Path) -> Path:
@@ -99,36 +81,25 @@ def run(
         run_to_the_end(job_file(folder), run_dir)
         seen = prometheus.ask("query_range", query="gvm_iteration", start=start, end=time.time(), step=1)["result"]
         assert seen, "the learner was never scraped"
-        yield Recorded(prometheus, run_dir, start, max(float(moment) for moment, _ in seen[0]["values"]))
-
-
-def board(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / f"charts/gvm-operator/dashboards/{name}.json").read_text())
-    return found
-
-
-def has_numbers(series: list[dict[str, Any]]) -> bool:
-    return any(not math.isnan(float(value)) for each in series for _, value in each["values"])
-
-
-def empty(run: Recorded, wanted: list[Target]) -> list[str]:
-    return [
-        f"{target.panel} ({target.legend or target.ref_id}): {run.view.fill(target.expr)}"
-        for target in wanted
-        if not has_numbers(run.series(target.expr, is_instant=target.is_instant))
-    ]
+        yield Recorded(
+            prometheus=prometheus,
+            start=start,
+            end=max(float(moment) for moment, _ in seen[0]["values"]),
+            variables={"namespace": "default", "job": "watched"},
+            run_dir=run_dir,
+        )
 
 
 def test_no_panel_of_the_training_dashboard_is_empty(run: Recorded) -> None:
     wanted = list(targets(board("training")))
     assert len(wanted) > 80
-    assert empty(run, wanted) == []
+    assert run.without_numbers(wanted) == []
 
 
 def test_what_the_fleet_s_dashboard_takes_from_learners_is_there(run: Recorded) -> None:
     wanted = [each for each in targets(board("fleet")) if not re.search(r"\bgvm_(job|operator)_", each.expr)]
     assert [each.panel for each in wanted] == ["Tokens of each job"]
-    assert empty(run, wanted) == []
+    assert run.without_numbers(wanted) == []
 
 
 def test_variables_offer_the_run(run: Recorded) -> None:
@@ -170,14 +141,9 @@ def test_figures_agree_with_the_run_s_own_records(run: Recorded) -> None:
 
 
 def test_the_job_s_alerts_are_silent_on_a_run_that_is_well(run: Recorded) -> None:
-    with helm_python.Chart.load(ROOT / "charts/gvm-operator") as chart:
-        values = {"monitoring": {"prometheusRule": {"enabled": True}}}
-        rendered = chart.render(values, name="gvm-operator", namespace="gvm-system")
-    (text,) = (text for path, text in rendered.items() if path.endswith("prometheusrule.yaml"))
-    for group in next(iter(yaml_format.load_all(text)))["spec"]["groups"]:
-        for rule in group["rules"]:
-            firing = [each["metric"] for each in run.series(rule["expr"])]
-            assert (firing == []) == (rule["alert"] != "GVMOperatorAbsent"), (rule["alert"], firing)
+    for rule in rules():
+        firing = [each["metric"] for each in run.series(rule["expr"])]
+        assert (firing == []) == (rule["alert"] != "GVMOperatorAbsent"), (rule["alert"], firing)
 
 
 def test_a_job_has_few_series_and_iterations_add_none(run: Recorded) -> None:

@@ -7,44 +7,24 @@ all        known metrics only · a paragraph each in docs/operations.md · every
            does not
 """
 
-import functools
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import pytest
 import yaml
+from dashboards import alert_groups, rules
 
-from gvm_api import yaml_format
 from gvm_metrics.catalogue import ALLOCATOR, LEARNER, OPERATOR
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts/gvm-operator"
 JOB = {"namespace": "ml", "job": "a"}
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool; install Prometheus (Debian: apt install prometheus)"
 )
-
-
-@functools.cache
-def groups() -> list[dict[str, Any]]:
-    """The rendered PrometheusRule's groups, as a file of rules has them."""
-    with helm_python.Chart.load(CHART) as chart:
-        values = {"monitoring": {"prometheusRule": {"enabled": True}}}
-        rendered = chart.render(values, name="gvm-operator", namespace="gvm-system")
-    (text,) = (text for path, text in rendered.items() if path.endswith("prometheusrule.yaml"))
-    found: list[dict[str, Any]] = next(iter(yaml_format.load_all(text)))["spec"]["groups"]
-    return found
-
-
-def rules() -> Iterator[dict[str, Any]]:
-    for group in groups():
-        yield from group["rules"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +339,7 @@ def test_an_alert_fires_when_it_should(case: Case, tmp_path: Path) -> None:
 @needs_promtool
 def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump({"groups": groups()}))
+    file.write_text(yaml.safe_dump({"groups": alert_groups()}))
     done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(list(rules()))} rules found" in done.stdout
