@@ -109,7 +109,7 @@ def _job_routes(jobs: Jobs, metrics: Metrics, bearer: Bearer) -> APIRouter:
         started = time.perf_counter()
         made, is_repeat = jobs.plan(job, body)
         if not is_repeat:
-            metrics.planned(job, body, made, time.perf_counter() - started)
+            metrics.planned(job, made, time.perf_counter() - started)
         return _json(made)
 
     @router.get("/plans/{iteration}/{block}", response_model=Plan)

@@ -96,9 +96,6 @@ class PlanRequest(Mutation):
     pooled_sizes: tuple[Count, ...] = ()
     """Pilot samples that each prompt has and that will train in one group with the new ones; empty for none."""
 
-    pilot_sizes: tuple[Count, ...] = ()
-    """Pilot samples that each prompt has, however they are trained on: for figures only; empty for none."""
-
     gradient_source: Literal["lagged", "current"] = "current"
     """lagged leaves this iteration's own norms out, so that both stages may be pooled."""
 
@@ -201,7 +198,7 @@ class JobList(Contract):
 
 
 class RunFacts(Contract):
-    """What a job asks for, as far as it is known. The job file is in the run directory of a local run."""
+    """What a job asks for, as far as it is known: by the job file in its run directory, else by its registration."""
 
     namespace: str | None = None
     model: str | None = None

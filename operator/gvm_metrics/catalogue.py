@@ -79,6 +79,29 @@ LEARNER = (
     _job("gvm_response_tokens", "histogram", "tokens", "Length of the training samples.", buckets=_LENGTHS),
     _job("gvm_truncated_fraction", "gauge", "1", "Share of the samples that ran into maxResponseTokens."),
     _job("gvm_zero_gradient_fraction", "gauge", "1", "Share of the prompts that gave no gradient."),
+    # How the newest plan spreads the samples of both stages.
+    _job(
+        "gvm_allocation_sample_size",
+        "histogram",
+        "samples",
+        "n_i: samples of a prompt in an iteration, both stages.",
+        buckets=_SIZES,
+    ),
+    _job("gvm_allocation_gini", "gauge", "1", "Gini coefficient of the newest plan's n_i: 0 where all get the same."),
+    _job(
+        "gvm_allocation_sample_share",
+        "gauge",
+        "1",
+        "Share of the newest plan's samples that goes to prompts of an estimated acceptance rate.",
+        "accept_rate",
+    ),
+    _job(
+        "gvm_allocation_prompt_share",
+        "gauge",
+        "1",
+        "Share of the newest plan's prompts that have an estimated acceptance rate.",
+        "accept_rate",
+    ),
     # Variance of the gradient, of the last iteration, the pilot counted.
     _job("gvm_predicted_variance", "gauge", "1", "(1/m²) Σ G²/(n p) of the plan."),
     _job("gvm_predicted_variance_uniform", "gauge", "1", "The same of the uniform plan of the same cost."),
@@ -152,31 +175,9 @@ LEARNER = (
 """Of rank 0 of a job's learner."""
 
 ALLOCATOR = (
-    _job(
-        "gvm_allocation_sample_size",
-        "histogram",
-        "samples",
-        "n_i: samples of a prompt in an iteration, both stages.",
-        buckets=_SIZES,
-    ),
     _job("gvm_allocation_budget_samples_total", "counter", "samples", "Second-stage samples planned."),
     _job("gvm_allocation_floor_hits_total", "counter", "prompts", "Prompts planned at minSamples."),
     _job("gvm_allocation_cap_hits_total", "counter", "prompts", "Prompts planned at maxSamples."),
-    _job("gvm_allocation_gini", "gauge", "1", "Gini coefficient of the newest plan's n_i: 0 where all get the same."),
-    _job(
-        "gvm_allocation_sample_share",
-        "gauge",
-        "1",
-        "Share of the newest plan's samples that goes to prompts of an estimated acceptance rate.",
-        "accept_rate",
-    ),
-    _job(
-        "gvm_allocation_prompt_share",
-        "gauge",
-        "1",
-        "Share of the newest plan's prompts that have an estimated acceptance rate.",
-        "accept_rate",
-    ),
     _job("gvm_allocation_known_prompts", "gauge", "prompts", "Prompts with a posterior."),
     _job("gvm_ledger_samples_total", "counter", "samples", "Samples that the ledger counted, once each.", "stage"),
     _job("gvm_plan_seconds", "histogram", "seconds", "Time to make a plan.", buckets=_SHORT_SECONDS),

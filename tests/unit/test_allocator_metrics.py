@@ -1,7 +1,7 @@
 """What the allocator tells Prometheus.
 
 catalogue  every family, with its labels and buckets, and no other
-plans      n_i with the pilot that is pooled · Gini · shares by difficulty, empty classes too · no repeats
+plans      no repeats
 prompts    known ones, after an observation and after a restore; never named
 requests   by route template, method and status code; what no route knows is `other`
 """
@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from gvm_allocator.app import create_app
-from gvm_allocator.metrics import gini
 from gvm_allocator.store import Store
-from gvm_metrics.catalogue import ALLOCATOR, DIFFICULTIES
+from gvm_metrics.catalogue import ALLOCATOR
 
 ALLOCATION = {"policy": "gvm", "samplesPerPrompt": 8, "minSamples": 1, "maxSamples": 32}
 Call = Callable[..., httpx.Response]
@@ -85,32 +83,6 @@ def test_exactly_the_catalogue_s_families_are_exposed_with_its_labels(call: Call
     assert not values & {"easy", "hard"}, "a prompt is no label"
 
 
-def test_the_buckets_of_sample_sizes_are_the_catalogue_s(call: Call) -> None:
-    plan(call)
-    bounds = [float(labels[0]) for labels in series(call, "gvm_allocation_sample_size_bucket")]
-    wanted = next(family.buckets for family in ALLOCATOR if family.name == "gvm_allocation_sample_size")
-    assert bounds == [*wanted, float("inf")]
-
-
-def test_sample_sizes_count_the_pilot_that_is_pooled(call: Call) -> None:
-    observe(call)
-    made = plan(call, pooledSizes=[8, 8]).json()
-    assert made["sampleSizes"] == [15, 1]
-    assert series(call, "gvm_allocation_sample_size_sum") == {(): 32}
-    buckets = series(call, "gvm_allocation_sample_size_bucket")
-    assert (buckets[("8.0",)], buckets[("16.0",)], buckets[("32.0",)]) == (0, 1, 2)
-    assert series(call, "gvm_allocation_budget_samples_total") == {(): 16}
-    assert series(call, "gvm_allocation_gini")[()] == pytest.approx(gini(np.array([23, 9])))
-    assert series(call, "gvm_allocation_sample_share")["0.8-1.0",] == 9 / 32
-
-
-def test_sample_sizes_count_the_pilot_that_is_not_pooled_too(call: Call) -> None:
-    observe(call)
-    made = plan(call, pilotSizes=[8, 8]).json()
-    assert sum(made["sampleSizes"]) == 16, "figures only: the plan does not know of it"
-    assert series(call, "gvm_allocation_sample_size_sum") == {(): 32}
-
-
 def test_an_allocator_that_was_restarted_shows_its_jobs_at_once(tmp_path: Path) -> None:
     with contextlib.closing(Store(tmp_path / "allocator.sqlite")) as store:
         first = caller(create_app(store, "secret"))
@@ -120,27 +92,6 @@ def test_an_allocator_that_was_restarted_shows_its_jobs_at_once(tmp_path: Path) 
         again = caller(create_app(store, "secret"))
         assert series(again, "gvm_ledger_samples_total") == {("pilot",): 0, ("main",): 0}
         assert series(again, "gvm_allocation_known_prompts") == {(): 2}
-
-
-def test_shares_name_every_class_of_difficulty_and_add_up(call: Call) -> None:
-    observe(call)
-    assert plan(call).json()["acceptRates"] == [0.2, 0.9]
-    prompts = series(call, "gvm_allocation_prompt_share")
-    samples = series(call, "gvm_allocation_sample_share")
-    assert prompts == {(name,): 0.5 if name in ("0.2-0.4", "0.8-1.0") else 0.0 for name in DIFFICULTIES}
-    assert samples == {**dict.fromkeys(prompts, 0.0), ("0.2-0.4",): 14 / 16, ("0.8-1.0",): 2 / 16}
-
-
-def test_a_bound_belongs_to_the_class_above_it(call: Call) -> None:
-    rates = {"0.2-0.4": 0.2, "0.4-0.6": 0.4, "0.6-0.8": 0.6, "0.8-1.0": 0.8}
-    # Two of the samples are the prior's: (1 + accepted) / (2 + samples) is the rate.
-    outcomes = [{"id": str(rate), "numSamples": 8, "numAccepted": round(10 * rate) - 1} for rate in rates.values()]
-    observe(call, outcomes=outcomes)
-    made = plan(call, promptIds=[str(rate) for rate in rates.values()]).json()
-    assert made["acceptRates"] == list(rates.values())
-    assert series(call, "gvm_allocation_prompt_share") == {
-        (name,): 0.25 if name in rates else 0.0 for name in DIFFICULTIES
-    }
 
 
 def test_repeats_count_once(call: Call) -> None:
@@ -198,13 +149,6 @@ def test_a_request_that_fails_counts_as_500(tmp_path: Path) -> None:
         store.is_broken = True
         assert call("GET", "/v1/jobs").status_code == 500
         assert series(call, "gvm_allocator_request_seconds_count")["500", "GET", "/v1/jobs"] == 1
-
-
-@pytest.mark.parametrize(
-    ("sizes", "expected"), [([4, 4, 4], 0.0), ([1, 1, 2, 4], 0.3125), ([0, 0, 0, 8], 0.75), ([0, 0], 0.0)]
-)
-def test_the_gini_coefficient_is_0_where_all_get_the_same(sizes: list[int], expected: float) -> None:
-    assert gini(np.array(sizes)) == pytest.approx(expected)
 
 
 def test_a_thousand_prompts_have_as_many_series_as_two(call: Call) -> None:

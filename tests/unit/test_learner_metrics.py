@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gvm_api.spec import GVMTrainingJob
-from gvm_metrics.catalogue import LEARNER
+from gvm_metrics.catalogue import DIFFICULTIES, LEARNER
 from gvm_metrics.registry import Registry
 from gvm_trainer import metrics
 from gvm_trainer.metrics import LearnerMetrics
@@ -46,6 +46,7 @@ LINE: dict[str, Any] = {
     "learning_rate": 2e-4,
     "truncated_fraction": 0.0,
     "zero_gradient_fraction": 0.08,
+    "sample_size_gini": 0.25,
     "num_samples_pilot": 256,
     "num_samples_main": 512,
     "num_timeouts": 2,
@@ -92,6 +93,7 @@ def complete() -> LearnerMetrics:
     measures.follow_queues(rollout=lambda: 5.0, verifier=lambda: 2.0)
     measures.synced(seconds=0.3, num_bytes=3_000_000)
     measures.compared(ParityResult(max_abs=0.002, mean_abs=0.001, num_tokens=100, worst_url="http://r:1"))
+    measures.planned([6, 1, 1], [0.1, 0.5, 0.9])
     measures.show(LINE)
     measures.count(LINE, [20, 60, 60])
     return measures
@@ -131,6 +133,28 @@ def test_counters_add_up_over_iterations_and_the_evaluation_counts_apart() -> No
     assert value(measures, "gvm_stage_seconds_total", stage="train") == 6
     assert value(measures, "gvm_response_tokens_count") == 4
     assert value(measures, "gvm_response_tokens_bucket", le="32.0") == 2
+
+
+def test_a_plan_is_shown_by_size_and_by_difficulty_empty_classes_too() -> None:
+    measures = LearnerMetrics(job())
+    measures.planned([23, 9], [0.2, 0.9])
+    assert value(measures, "gvm_allocation_sample_size_sum") == 32
+    assert [value(measures, "gvm_allocation_sample_size_bucket", le=le) for le in ("8.0", "16.0", "32.0")] == [0, 1, 2]
+    shares = {name: value(measures, "gvm_allocation_sample_share", accept_rate=name) for name in DIFFICULTIES}
+    assert shares == {**dict.fromkeys(DIFFICULTIES, 0.0), "0.2-0.4": 23 / 32, "0.8-1.0": 9 / 32}
+    measures.planned([0, 0], [0.5, 0.5])
+    assert value(measures, "gvm_allocation_sample_share", accept_rate="0.4-0.6") == 0, "no samples, no share"
+    assert value(measures, "gvm_allocation_prompt_share", accept_rate="0.4-0.6") == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "name"),
+    [(0.0, "0.0-0.2"), (0.2, "0.2-0.4"), (0.4, "0.4-0.6"), (0.6, "0.6-0.8"), (0.8, "0.8-1.0"), (1.0, "0.8-1.0")],
+)
+def test_a_bound_belongs_to_the_class_above_it(rate: float, name: str) -> None:
+    measures = LearnerMetrics(job())
+    measures.planned([1], [rate])
+    assert value(measures, "gvm_allocation_prompt_share", accept_rate=name) == 1
 
 
 def test_what_counts_is_there_at_zero_before_anything_is_counted() -> None:

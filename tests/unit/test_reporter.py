@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from gvm_api.spec import GVMTrainingJob
-from gvm_api.wire import Progress
+from gvm_api.wire import Plan, Progress
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import LearnerMetrics
 from gvm_trainer.records import Records
@@ -105,6 +105,25 @@ def test_an_iteration_is_told_to_the_file_the_metrics_the_sinks_and_the_log(
     assert told.sink.logged == [(4, -0.4)]
     (record,) = caplog.records
     assert "4/20" in record.message
+
+
+def test_a_plan_is_told_with_the_pilot(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    plan = Plan(
+        policy="gvm",
+        prompt_ids=("a", "b"),
+        sample_sizes=(5, 1),
+        accept_rates=(0.1, 0.9),
+        grad_norms=(1.0, 1.0),
+        num_observed=(2, 2),
+        predicted_variance=1.0,
+        predicted_variance_uniform=1.0,
+        num_at_floor=1,
+        num_at_cap=0,
+    )
+    told.reporter.planned(plan, {"b": 0, "a": 2})  # by prompt, whatever the order
+    assert told.value("gvm_allocation_sample_size_sum") == 8
+    assert told.value("gvm_allocation_sample_share", accept_rate="0.0-0.2") == 7 / 8
 
 
 def test_a_resumed_run_shows_where_it_stands_without_counting_it_again(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class EStep:
             await self._observe(block, groups, "pilot", norms, iteration, policy_version)
             plan = await self._plan(block, pilot_sizes, iteration, policy_version)
             self.records.write_plan(iteration, plan, [pilot_sizes[p.id] for p in block])
+            self.reporter.planned(plan, pilot_sizes)
         with seconds.of("main"):
             sizes = dict(zip(plan.prompt_ids, plan.sample_sizes, strict=True))
             for prompt_id, own in (await self._sample(block, sizes, "main", iteration)).items():
@@ -123,7 +124,6 @@ class EStep:
                 policy_version=policy_version,
                 prompt_ids=tuple(p.id for p in block),
                 budget=allocation.main_budget(len(block), pilot_sizes, self.spec.allocation),
-                pilot_sizes=tuple(pilot_sizes.values()),
                 pooled_sizes=tuple(pilot_sizes.values()) if self.spec.pilot_reuse == "pooled" else (),
                 gradient_source=self.spec.allocation.grad_norm.source,
             )

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import start_http_server
 
 from gvm_api import names
 from gvm_api.spec import GVMTrainingJob
-from gvm_metrics.catalogue import LEARNER, STAGES
+from gvm_metrics.catalogue import DIFFICULTIES, LEARNER, STAGES
 from gvm_metrics.registry import Registry
 from gvm_trainer.stopwatch import STAGES as LOOP_STAGES
 from gvm_trainer.weight_sync import ParityResult
@@ -30,6 +32,7 @@ _GAUGES = {
     "gvm_learning_rate": "learning_rate",
     "gvm_truncated_fraction": "truncated_fraction",
     "gvm_zero_gradient_fraction": "zero_gradient_fraction",
+    "gvm_allocation_gini": "sample_size_gini",
     "gvm_predicted_variance": "predicted_variance",
     "gvm_predicted_variance_uniform": "predicted_variance_uniform",
     "gvm_realised_variance": "realised_variance",
@@ -78,7 +81,7 @@ class LearnerMetrics:
         for cause in ("timeout", "error"):
             self._add("gvm_verifier_failures_total", 0, cause)
         self._add("gvm_weight_sync_bytes_total", 0)
-        for histogram in ("gvm_response_tokens", "gvm_weight_sync_seconds"):
+        for histogram in ("gvm_response_tokens", "gvm_weight_sync_seconds", "gvm_allocation_sample_size"):
             self.registry.observe(histogram, [], *self._job)
 
     def begun(self, *, parity_tolerance: float, num_dropped: int) -> None:
@@ -136,6 +139,22 @@ class LearnerMetrics:
         self._add("gvm_verifier_failures_total", line.get("num_errors", 0), "error")
         self.registry.observe("gvm_response_tokens", response_lengths, *self._job)
 
+    def planned(self, sizes: Sequence[int], accept_rates: Sequence[float]) -> None:
+        """Show how an iteration's samples are spread.
+
+        Args:
+            sizes: n_i of each prompt, both stages, [m].
+            accept_rates: estimated p_i, [m].
+        """
+        self.registry.observe("gvm_allocation_sample_size", sizes, *self._job)
+        samples, prompts = np.zeros(len(DIFFICULTIES)), np.zeros(len(DIFFICULTIES))
+        np.add.at(samples, classes := _classes(accept_rates), sizes)
+        np.add.at(prompts, classes, 1)
+        # Every class has a value, so that a graph has no gaps.
+        for name, of_samples, of_prompts in zip(DIFFICULTIES, samples, prompts, strict=True):
+            self._set("gvm_allocation_sample_share", of_samples / max(sum(sizes), 1), name)
+            self._set("gvm_allocation_prompt_share", of_prompts / len(sizes), name)
+
     def synced(self, *, seconds: float, num_bytes: int) -> None:
         """Count a weight sync."""
         self.registry.observe("gvm_weight_sync_seconds", [seconds], *self._job)
@@ -163,6 +182,13 @@ class LearnerMetrics:
 
     def _add(self, name: str, amount: float, *labels: str) -> None:
         self.registry.add(name, amount, *self._job, *labels)
+
+
+def _classes(accept_rates: Sequence[float]) -> NDArray[np.intp]:
+    """The index in DIFFICULTIES of each p, [m]."""
+    # Compared with the same decimals as the classes' names: 0.6 · 5 is below 3 in binary.
+    bounds = [float(name.split("-")[0]) for name in DIFFICULTIES[1:]]
+    return np.searchsorted(bounds, accept_rates, side="right")
 
 
 def serve(registry: Registry, *, host: str, port: int) -> Stop:

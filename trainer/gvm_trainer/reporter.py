@@ -78,6 +78,11 @@ class Reporter:
         """So much of the stage is done, 0 to 1."""
         self._progress = self._progress.model_copy(update={"stage_fraction": fraction})
 
+    def planned(self, plan: wire.Plan, pilot_sizes: Mapping[str, int]) -> None:
+        """Tell who gets how many samples, the pilot's included."""
+        sizes = [n + pilot_sizes[prompt_id] for prompt_id, n in zip(plan.prompt_ids, plan.sample_sizes, strict=True)]
+        self._metrics.planned(sizes, plan.accept_rates)
+
     def show(self, line: Mapping[str, Any]) -> None:
         """Show an iteration that is done as the newest: its own, or the one that a checkpoint ends with."""
         scores = list((line.get("eval") or {}).values())
