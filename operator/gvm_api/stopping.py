@@ -6,9 +6,9 @@ of this iteration, not the lengths of responses, not the order of arrival. That 
 (see docs/algorithm.md), and it is why no other input can be expressed here.
 """
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gvm_api.base import Contract
 
@@ -29,23 +29,14 @@ class StoppingRule(Contract):
     """Samples of every later round."""
 
     limits: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """With k accepted among n samples another round is drawn while n < limits[k]; never for k beyond the end."""
-
-    @model_validator(mode="after")
-    def _does_not_grow(self) -> Self:
-        for k, (limit, later) in enumerate(zip(self.limits, self.limits[1:], strict=False)):
-            if later > limit:
-                raise ValueError(
-                    f"limits[{k + 1}] is {later}, above limits[{k}] {limit}; an accepted sample never calls for more"
-                )
-        return self
+    """With k accepted among n samples another round is drawn while n < limits[k]; never where k has no entry."""
 
     @property
     def max_samples(self) -> int:
         """The most samples that the rule can draw."""
-        if not self.first_round or not self.limits or self.limits[0] <= self.first_round:
+        if not self.first_round or max(self.limits, default=0) <= self.first_round:
             return self.first_round
-        return self.first_round - (self.first_round - self.limits[0]) // self.round_size * self.round_size
+        return self.first_round - (self.first_round - max(self.limits)) // self.round_size * self.round_size
 
     def next_round(self, num_samples: int, num_accepted: int) -> int:
         """Samples to draw next, after a whole number of rounds; 0 stops."""

@@ -38,8 +38,3 @@ def test_the_most_that_a_rule_draws_is_whole_rounds(first: int, size: int, limit
     while more := rule.next_round(num_samples, 0):
         num_samples += more
     assert rule.max_samples == num_samples == most
-
-
-def test_limits_that_grow_with_accepted_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"limits\[1\] is 9, above limits\[0\] 8"):
-        StoppingRule(first_round=1, limits=(8, 9))
