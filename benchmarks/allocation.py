@@ -81,7 +81,7 @@ def measure(num_prompts: int, repeats: int, folder: Path) -> Result:
     random = np.random.default_rng(0)
     p = np.clip(random.beta(0.5, 0.5, num_prompts), 1e-3, 1.0)
     G = random.lognormal(0.0, 1.0, num_prompts)
-    v = get_policy("gvm")(PromptStatistics(accept_rate=p, grad_norm=G), PolicySettings())
+    v = get_policy("gvm_paper")(PromptStatistics(accept_rate=p, grad_norm=G), PolicySettings())
     budget = PER_PROMPT * num_prompts
     rows = zip(p.tolist(), G.tolist(), strict=True)
     text = (f'{{"id":"prompt-{i}","accept_rate":{a},"grad_norm":{g}}}\n' for i, (a, g) in enumerate(rows))

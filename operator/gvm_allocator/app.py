@@ -35,6 +35,8 @@ from gvm_api.wire import (
     Progress,
     PromptPosterior,
     RegisterJob,
+    Rules,
+    RulesRequest,
     Snapshot,
 )
 
@@ -110,6 +112,14 @@ def _job_routes(jobs: Jobs, metrics: Metrics, bearer: Bearer) -> APIRouter:
         made, is_repeat = jobs.plan(job, body)
         if not is_repeat:
             metrics.planned(job, made, time.perf_counter() - started)
+        return _json(made)
+
+    @router.post("/rules", response_model=Rules)
+    def rules(job: str, body: RulesRequest) -> Response:
+        started = time.perf_counter()
+        made, is_repeat = jobs.rules(job, body)
+        if not is_repeat:
+            metrics.ruled(job, made, time.perf_counter() - started)
         return _json(made)
 
     @router.get("/plans/{iteration}/{block}", response_model=Plan)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from gvm_allocator.ledger import Kind
 from gvm_allocator.planning import make_plan
+from gvm_allocator.sequential.pricing import make_rules
 from gvm_allocator.snapshots import restore_snapshot, take_snapshot
 from gvm_allocator.state import JobState
 from gvm_allocator.store import Store
@@ -24,6 +25,8 @@ from gvm_api.wire import (
     PlanRequest,
     Progress,
     PromptPosterior,
+    Rules,
+    RulesRequest,
     Snapshot,
 )
 
@@ -113,6 +116,22 @@ class Jobs:
             plan = make_plan(state.allocation, state.posterior, request)
             self._record(name, state, "plan", request, plan.model_dump_json(), [])
             return plan, False
+
+    def rules(self, name: str, request: RulesRequest) -> tuple[Rules, bool]:
+        """Stopping rules for a block, and whether they had been made before.
+
+        Raises:
+            NotFoundError: the job is unknown.
+            ConflictError: the mutation was counted with another body, or is too old.
+        """
+        with self._mutation(name) as state:
+            first = state.ledger.recall("rules", request)
+            if first is not None:
+                return Rules.model_validate_json(first), True
+            rules = make_rules(state.allocation, state.posterior, state.ledger.totals, request)
+            state.ledger.grant(request.budget)
+            self._record(name, state, "rules", request, rules.model_dump_json(), [])
+            return rules, False
 
     def read_plan(self, name: str, iteration: int, block: int) -> Plan:
         """The newest plan of a block.

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from gvm_api.wire import LedgerTotals, Mutation, ObserveRequest
 
-Kind = Literal["observation", "plan"]
+Kind = Literal["observation", "plan", "rules"]
 
 KEPT_ITERATIONS = 64
 """Iterations whose mutations are remembered (and so may be repeated). Older ones are closed, so that state is
@@ -94,12 +94,17 @@ class Ledger:
         totals, samples = self.totals, sum(outcome.num_samples for outcome in request.outcomes)
         is_pilot = request.stage == "pilot"
         self.totals = LedgerTotals(
+            budget=totals.budget,
             num_pilot=totals.num_pilot + (samples if is_pilot else 0),
             num_main=totals.num_main + (0 if is_pilot else samples),
             num_accepted=totals.num_accepted + sum(outcome.num_accepted for outcome in request.outcomes),
             num_unjudged=totals.num_unjudged + sum(outcome.num_unjudged for outcome in request.outcomes),
             num_tokens=totals.num_tokens + sum(outcome.num_tokens for outcome in request.outcomes),
         )
+
+    def grant(self, budget: float) -> None:
+        """Add a block's budget to what the run may have cost so far."""
+        self.totals = self.totals.model_copy(update={"budget": self.totals.budget + budget})
 
     def newest_plan(self, iteration: int, block: int) -> str | None:
         """The answer to the newest plan of a block, JSON."""

@@ -6,7 +6,7 @@ routes' care. What the learner says of the run, and how both its stages spread s
 
 from typing import get_args
 
-from gvm_api.wire import ObserveRequest, Plan
+from gvm_api.wire import ObserveRequest, Plan, Rules
 from gvm_metrics.catalogue import ALLOCATOR
 from gvm_metrics.registry import Registry
 
@@ -45,6 +45,12 @@ class Metrics:
         registry.add("gvm_allocation_budget_samples_total", sum(plan.sample_sizes), *labels)
         registry.add("gvm_allocation_floor_hits_total", plan.num_at_floor, *labels)
         registry.add("gvm_allocation_cap_hits_total", plan.num_at_cap, *labels)
+        registry.observe("gvm_plan_seconds", [seconds], *labels)
+
+    def ruled(self, job: str, rules: Rules, seconds: float) -> None:
+        """Count a block's stopping rules, which took `seconds`."""
+        registry, labels = self._registry, (self._namespace, job)
+        registry.add("gvm_allocation_budget_samples_total", sum(rules.expected_sizes), *labels)
         registry.observe("gvm_plan_seconds", [seconds], *labels)
 
     def requested(self, method: str, route: str, code: int, seconds: float) -> None:

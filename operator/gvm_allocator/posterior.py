@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gvm_allocator.arrays import BoolArray, FloatArray, IntArray
+from gvm_allocator.prior import fit_prior
 from gvm_api.spec import AllocationSpec
 from gvm_api.wire import ObserveRequest, PromptPosterior
 
@@ -40,6 +41,9 @@ ROW = np.dtype(
         ("pilot_accepted", np.int64),
         ("pilot_norm_sum", np.float64),
         ("pilot_norms", np.int64),
+        # The newest visit's verdicts by themselves, for the population's prior.
+        ("visit_judged", np.int64),
+        ("visit_accepted", np.int64),
     ]
 )
 """One prompt's state. All zeros is a prompt never seen."""
@@ -55,6 +59,8 @@ _OF_THE_VISIT = (
     "pilot_accepted",
     "pilot_norm_sum",
     "pilot_norms",
+    "visit_judged",
+    "visit_accepted",
 )
 
 
@@ -70,6 +76,24 @@ class Belief:
 
     num_observed: IntArray
     """Judged samples behind p_i, shape (m,)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BetaBelief:
+    """What stopping rules are made from, for m prompts in the order asked for."""
+
+    a: FloatArray
+    """With b, the Beta distribution believed of p_i as of a visit, the prior included, shape (m,)."""
+
+    b: FloatArray
+    tokens: FloatArray
+    """Expected response tokens of a sample, shape (m,); 1 as long as no sample of any prompt was seen."""
+
+    grad_norm: FloatArray
+    """G_i, shape (m,)."""
+
+    num_observed: IntArray
+    """Judged samples of earlier visits, shape (m,)."""
 
 
 class Posterior:
@@ -128,6 +152,8 @@ class Posterior:
         self._add("samples", at, samples)
         self._add("tokens", at, np.array([outcome.num_tokens for outcome in outcomes]))
         self._add("num_judged", at, samples - unjudged)
+        self._add("visit_judged", at, samples - unjudged)
+        self._add("visit_accepted", at, accepted)
         counts = np.array([len(outcome.grad_norms) for outcome in outcomes], dtype=np.int64)
         norms = np.array([norm for outcome in outcomes for norm in outcome.grad_norms], dtype=np.float64)
         self._add("visit_norms", at, counts)
@@ -149,7 +175,7 @@ class Posterior:
     ) -> Belief:
         """Posterior means of p, and smoothed G, as of a visit at `policy_version`; nothing is changed.
 
-        Counts of an older policy version are discounted once, as the coming visit will discount them. G
+        Counts of older policy versions are discounted as the coming visit will discount them. G
         is √ of the moving average of G² over visits; lagged leaves out the norms of visits from
         `iteration` on. Where G is not known, it is that of other prompts with a like acceptance rate: solved
         prompts have small gradients. A prompt's own norms never enter there, so that with lagged its size
@@ -167,6 +193,46 @@ class Posterior:
             )
             squares = np.where(is_known, squares, likely)
         return Belief(accept_rate=accept_rate, grad_norm=np.sqrt(squares), num_observed=rows["num_judged"])
+
+    def believe_beta(self, ids: Sequence[str], allocation: AllocationSpec, *, policy_version: int) -> BetaBelief:
+        """Beta beliefs as of a visit at `policy_version`, from earlier visits alone; nothing is changed.
+
+        The prior is the population's (`prior.fit_prior`, on the newest visit of every prompt, older ones discounted)
+        unless `allocation.prior.source` is fixed.
+        """
+        rows, everyone = self._gather(ids), self._rows[: len(self._position)]
+        prior = self._prior(everyone, allocation, policy_version)
+        worth = _worth(rows, allocation, policy_version)
+        squares, is_known = _squares(rows, allocation.grad_norm.smoothing, None)
+        accept_rates = _accept_rates(rows, allocation, policy_version)
+        if not is_known.all():
+            all_rates = _accept_rates(everyone, allocation, policy_version)
+            likely = _squares_of_the_like(accept_rates, rows, all_rates, everyone, allocation.grad_norm.smoothing)
+            squares = np.where(is_known, squares, likely)
+        num_all = everyone["samples"].sum()
+        usual = float(everyone["tokens"].sum() / num_all) if num_all > 0 else 1.0
+        is_sampled = rows["samples"] > 0
+        tokens = np.where(is_sampled, rows["tokens"] / np.where(is_sampled, rows["samples"], 1.0), usual)
+        return BetaBelief(
+            a=prior[0] + worth * rows["accepted"],
+            b=prior[1] + worth * rows["rejected"],
+            tokens=np.maximum(tokens, 1.0),
+            grad_norm=np.sqrt(squares),
+            num_observed=rows["num_judged"],
+        )
+
+    def _prior(self, everyone: Rows, allocation: AllocationSpec, policy_version: int) -> tuple[float, float]:
+        default = (allocation.prior.accepted, allocation.prior.rejected)
+        is_judged = everyone["visit_judged"] > 0
+        if allocation.prior.source == "fixed" or not is_judged.any():
+            return default
+        age = np.maximum(policy_version - everyone["policy_version"][is_judged], 0)
+        return fit_prior(
+            everyone["visit_judged"][is_judged].astype(float),
+            everyone["visit_accepted"][is_judged].astype(float),
+            _discount(allocation) ** age,
+            default=default,
+        )
 
     def believe_pilot(self, ids: Sequence[str], iteration: int) -> Belief:
         """The reference's p̂ = accepted/N' and Ĝ = mean of norms (0 without any) of this iteration's pilot.
@@ -209,8 +275,9 @@ class Posterior:
         rows = self._rows
         seen = rows["num_visits"][at] > 0
         moved = at[seen & (rows["policy_version"][at] < request.policy_version)]
+        worth = _worth(rows[moved], allocation, request.policy_version)
         for column in _DISCOUNTED:
-            rows[column][moved] *= _discount(allocation)
+            rows[column][moved] *= worth
         rows["policy_version"][at] = np.maximum(rows["policy_version"][at], request.policy_version)
         begun = at[~seen | (rows["visit"][at] < request.iteration)]
         squares, _ = _squares(rows[begun], allocation.grad_norm.smoothing, None)
@@ -242,13 +309,29 @@ class Posterior:
         return rows
 
 
+def _worth(rows: Rows, allocation: AllocationSpec, policy_version: int) -> FloatArray:
+    """What the counts of older policy versions are worth at a visit at `policy_version`, shape (m,).
+
+    Discounted for every version that has passed, and together no more than `memory` samples: the policy has moved,
+    and a few fresh verdicts must be able to say so.
+    """
+    age = np.where(rows["num_visits"] > 0, np.maximum(policy_version - rows["policy_version"], 0), 0)
+    worth = _discount(allocation) ** age
+    if allocation.parity != "reference":
+        counts = worth * (rows["accepted"] + rows["rejected"])
+        worth = np.where(
+            (age > 0) & (counts > allocation.memory), worth * allocation.memory / np.maximum(counts, 1e-9), worth
+        )
+    return worth
+
+
 def _accept_rates(rows: Rows, allocation: AllocationSpec, policy_version: int) -> FloatArray:
     """Posterior means of p as of a visit at `policy_version`."""
-    is_older = (rows["num_visits"] > 0) & (rows["policy_version"] < policy_version)
-    worth = np.where(is_older, _discount(allocation), 1.0)
+    worth = _worth(rows, allocation, policy_version)
     accepted = rows["accepted"] * worth + allocation.prior.accepted
     rejected = rows["rejected"] * worth + allocation.prior.rejected
-    return accepted / (accepted + rejected)  # type: ignore[no-any-return]  # numpy types fields of a record as Any
+    rates: FloatArray = accepted / (accepted + rejected)
+    return rates
 
 
 def _squares_of_the_like(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from gvm_api.base import Contract
 from gvm_api.spec import AllocationSpec
+from gvm_api.stopping import StoppingRule
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Norm = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
@@ -125,6 +126,68 @@ class Plan(Contract):
     num_at_cap: Count
 
 
+class RulesRequest(Mutation):
+    """POST /v1/jobs/{job}/rules: stopping rules for a block, under schedule sequential."""
+
+    policy_version: Count
+    prompt_ids: tuple[str, ...] = Field(min_length=1)
+    budget: float = Field(gt=0, allow_inf_nan=False)
+    """What the block may cost on average: samples, or generated tokens where the allocation counts those."""
+
+    family: Literal["raft", "rloo"] = "raft"
+    """What the samples become: raft averages accepted ones, rloo contrasts them with the rejected."""
+
+    seed: Count
+    """Of the run: decides the prompts' price factors and which prompts are explored."""
+
+
+class Rules(Contract):
+    """The answer: a stopping rule for each prompt, in the order of `prompt_ids`."""
+
+    policy: str
+    price: float
+    """Worth per unit of cost below which a sample is not drawn; 0 for policy uniform."""
+
+    prompt_ids: tuple[str, ...]
+    first_rounds: tuple[int, ...]
+    """Samples of each prompt's first round; 0 leaves the prompt out."""
+
+    round_size: int
+    limits: tuple[tuple[int, ...], ...]
+    """Of each prompt's rule, see `StoppingRule.limits`."""
+
+    expected_sizes: tuple[float, ...]
+    """Mean number of samples under the rule and the belief, shape (m,)."""
+
+    accept_rates: tuple[float, ...]
+    """Believed means of p_i before the block, shape (m,)."""
+
+    grad_norms: tuple[float, ...]
+    """G_i of earlier visits, shape (m,)."""
+
+    num_observed: tuple[int, ...]
+    """Judged samples of earlier visits, shape (m,)."""
+
+    predicted_variance: float
+    """Expected squared error of the block's gradient under the rules, in units of ‖δ‖² of a prompt."""
+
+    predicted_variance_uniform: float
+    """The same with as many samples for every prompt, at the same budget."""
+
+    num_explored: Count
+    """Prompts that are sampled although they are not worth the price."""
+
+    max_samples: Count
+    """The most samples that a prompt can get in this block."""
+
+    bound: str = ""
+    """What keeps the budget from being spent; empty where a price meets it."""
+
+    def rule(self, at: int) -> StoppingRule:
+        """The rule of the prompt at that place."""
+        return StoppingRule(first_round=self.first_rounds[at], round_size=self.round_size, limits=self.limits[at])
+
+
 class PromptPosterior(Contract):
     """What is believed of one prompt."""
 
@@ -161,6 +224,8 @@ class LedgerTotals(Contract):
     num_accepted: Count
     num_unjudged: Count
     num_tokens: Count
+    budget: float = 0.0
+    """What the blocks with stopping rules were to cost together, in the unit of the job's budget."""
 
 
 class Progress(Contract):
@@ -208,7 +273,7 @@ class RunFacts(Contract):
     policy: str | None = None
     """Of the allocation."""
 
-    samples_per_prompt: int | None = None
+    samples_per_prompt: float | None = None
     prompts_per_iteration: int | None = None
     max_iterations: int | None = None
     evaluation_sets: tuple[str, ...] = ()

@@ -52,7 +52,7 @@ class SizeLine(msgspec.Struct, gc=False):
 
 def allocate(
     budget: Annotated[int, typer.Option(help="Σ n_i, samples to share out.")],
-    policy: Annotated[str, typer.Option(help="gvm or uniform.")] = "gvm",
+    policy: Annotated[str, typer.Option(help="gvm_paper or uniform.")] = "gvm_paper",
     alpha: Annotated[float, typer.Option(help="α of the paper's regulariser.")] = 1e-3,
     beta: Annotated[float, typer.Option(help="β of the paper's regulariser.")] = 2.0,
     floor: Annotated[int, typer.Option("--min", help="Floor of a prompt's samples.")] = 1,
@@ -66,8 +66,8 @@ def allocate(
     """Share a budget among prompts: JSON lines {id, accept_rate, grad_norm} in, {id, sample_size} out."""
     if parity not in ("none", "reference"):
         _refuse(f"--parity {parity!r} is unknown; use none or reference")
-    if parity == "reference" and (policy != "gvm" or prior is not None):
-        _refuse("--parity reference goes with --policy gvm and no --prior; leave those out")
+    if parity == "reference" and (policy != "gvm_paper" or prior is not None):
+        _refuse("--parity reference goes with --policy gvm_paper and no --prior; leave those out")
     data = sys.stdin.buffer.read()
     try:
         settings = PolicySettings(alpha=alpha, beta=beta)

@@ -15,25 +15,25 @@ def statistics(p: list[float], G: list[float]) -> PromptStatistics:
 
 
 def test_gvm_weighs_a_prompt_by_its_gradient_noise() -> None:
-    v = get_policy("gvm")(statistics([0.5, 0.125], [2.0, 3.0]), PolicySettings(alpha=1e-3, beta=2.0))
+    v = get_policy("gvm_paper")(statistics([0.5, 0.125], [2.0, 3.0]), PolicySettings(alpha=1e-3, beta=2.0))
     assert v.tolist() == pytest.approx([4 / (0.5 + 0.001 / 0.5), 9 / (0.125 + 0.001 / 0.125)])
 
 
 def test_gvm_without_alpha_is_the_neyman_coefficient() -> None:
-    v = get_policy("gvm")(statistics([0.25, 1.0], [1.0, 1.0]), PolicySettings(alpha=0.0))
+    v = get_policy("gvm_paper")(statistics([0.25, 1.0], [1.0, 1.0]), PolicySettings(alpha=0.0))
     assert v.tolist() == [4.0, 1.0]
 
 
 def test_gvm_spends_most_where_p_is_the_root_of_alpha_at_beta_2() -> None:
     p = np.linspace(0.001, 1, 1000)
-    v = get_policy("gvm")(PromptStatistics(accept_rate=p, grad_norm=np.ones(1000)), PolicySettings(alpha=0.01))
+    v = get_policy("gvm_paper")(PromptStatistics(accept_rate=p, grad_norm=np.ones(1000)), PolicySettings(alpha=0.01))
     assert p[v.argmax()] == pytest.approx(math.sqrt(0.01), abs=1e-3)
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("alpha", [0.0, 1e-3])
 def test_a_prompt_never_accepted_has_coefficient_0(alpha: float, beta: float) -> None:
-    v = get_policy("gvm")(statistics([0.0, 0.5], [5.0, 0.0]), PolicySettings(alpha=alpha, beta=beta))
+    v = get_policy("gvm_paper")(statistics([0.0, 0.5], [5.0, 0.0]), PolicySettings(alpha=alpha, beta=beta))
     assert v.tolist() == [0.0, 0.0]
 
 

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Final
 
 from gvm_allocator.policies.base import Policy, PolicySettings, PromptStatistics
-from gvm_allocator.policies.gvm import gvm
+from gvm_allocator.policies.gvm_paper import gvm_paper
 from gvm_allocator.policies.uniform import uniform
 
-POLICIES: Final[Mapping[str, Policy]] = MappingProxyType({"gvm": gvm, "uniform": uniform})
+POLICIES: Final[Mapping[str, Policy]] = MappingProxyType({"gvm_paper": gvm_paper, "uniform": uniform})
 
 __all__ = ["POLICIES", "Policy", "PolicySettings", "PromptStatistics", "get_policy"]
 

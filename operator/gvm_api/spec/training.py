@@ -185,13 +185,17 @@ class AlgorithmSpec(SpecPart):
 
 
 class PriorSpec(SpecPart):
-    """The Beta prior on a prompt's acceptance rate."""
+    """The Beta prior on the acceptance rate of a prompt that was never sampled."""
+
+    source: Literal["population", "fixed"] = "population"
+    """population: fitted to what all prompts have shown so far (empirical Bayes); used by schedule sequential.
+    fixed: the counts below, always."""
 
     accepted: Annotated[float, Field(gt=0)] = 1.0
-    """Pseudo-count of accepted samples."""
+    """Pseudo-count of accepted samples, until prompts have shown more."""
 
     rejected: Annotated[float, Field(gt=0)] = 1.0
-    """Pseudo-count of rejected samples."""
+    """Pseudo-count of rejected samples, until prompts have shown more."""
 
 
 class GradNormSpec(SpecPart):
@@ -211,27 +215,41 @@ class GradNormSpec(SpecPart):
 class AllocationSpec(SpecPart):
     """How the sampling budget is shared among prompts. Σ n_i = samplesPerPrompt × promptsPerIteration."""
 
-    policy: Literal["gvm", "uniform"] = "gvm"
-    """gvm: n ∝ G/√(p + α/p^(β−1)) (arXiv 2505.02391). uniform: the same for all (RAFT)."""
+    policy: Literal["gvm", "gvm_paper", "uniform"] = "gvm"
+    """gvm: samples go where they lower the gradient's error most per unit of cost (schedule sequential).
+    gvm_paper: n ∝ G/√(p + α/p^(β−1)), arXiv 2505.02391 (schedule two_stage). uniform: the same for all (RAFT)."""
 
-    samples_per_prompt: Positive = 8
-    """Samples a prompt on average, the pilot included. The paper's N/m."""
+    schedule: Literal["sequential", "two_stage"] = "sequential"
+    """sequential: one stream of samples, in which each prompt stops by a rule of its own verdicts. two_stage: a pilot,
+    a plan, a second stage, as in the paper."""
+
+    samples_per_prompt: Annotated[float, Field(gt=0, le=4096)] = 8.0
+    """Samples per prompt on average. gvm: may be below 1, because a prompt may get none; many prompts with few samples
+    each learn faster than few prompts with many. Other policies: a whole number, the pilot included."""
+
+    tokens_per_prompt: Annotated[float, Field(gt=0)] | None = None
+    """gvm: budget in generated tokens per prompt on average, in place of samplesPerPrompt; a sample then costs as much
+    as the prompt's earlier responses were long. Unset counts samples."""
+
+    exploration: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """gvm: share of the budget for prompts that are not worth the price, chosen by lot, so that none is left out for
+    ever."""
 
     pilot_samples: Annotated[int, Field(ge=0)] = 4
-    """Samples that estimate p and G at a prompt's first visit; 0 starts from the prior."""
+    """two_stage: samples that estimate p and G at a prompt's first visit; 0 starts from the prior."""
 
     revisit_pilot_samples: Annotated[int, Field(ge=0)] = 0
-    """The same at later visits, where the discounted posterior usually serves."""
+    """two_stage: the same at later visits, where the discounted posterior usually serves."""
 
     pilot_reuse: Literal["auto", "pooled", "fixed", "discard"] = "auto"
-    """How pilot samples train. fixed: constant stage weights. pooled: one group, sound only with lagged
+    """two_stage: how pilot samples train. fixed: constant stage weights. pooled: one group, sound only with lagged
     norms. discard: not at all, as in the reference. auto: pooled with lagged norms, else fixed."""
 
     min_samples: Annotated[int, Field(ge=0)] = 1
-    """Floor of a prompt's second-stage samples."""
+    """two_stage: floor of a prompt's second-stage samples."""
 
     max_samples: Positive = 64
-    """Cap of a prompt's second-stage samples."""
+    """Cap of a prompt's samples; two_stage: of those of the second stage."""
 
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     """α of the paper's regulariser: larger spends less on hopeless prompts."""
@@ -242,8 +260,12 @@ class AllocationSpec(SpecPart):
     prior: PriorSpec = PriorSpec()
     """Beta prior on the acceptance rate."""
 
-    discount: Fraction = 0.8
-    """What earlier outcomes of a prompt are worth at each later visit: the policy has moved since."""
+    discount: Fraction = 0.98
+    """What an outcome is worth for each policy version (one per iteration) that has passed since."""
+
+    memory: Annotated[float, Field(gt=0)] = 2.0
+    """The most that all outcomes of older policy versions are worth together (samples), so that a few fresh verdicts
+    can overrule them."""
 
     grad_norm: GradNormSpec = GradNormSpec()
     """The gradient norm G."""
@@ -256,21 +278,37 @@ class AllocationSpec(SpecPart):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
+        if self.samples_per_prompt > self.max_samples:
+            raise ValueError(
+                f"samplesPerPrompt {self.samples_per_prompt:g} exceeds maxSamples {self.max_samples}; raise maxSamples"
+            )
+        if self.tokens_per_prompt is not None and self.policy != "gvm":
+            raise ValueError(
+                f"tokensPerPrompt {self.tokens_per_prompt:g} needs policy gvm, not {self.policy}; remove it"
+            )
+        if self.policy != "gvm" and self.samples_per_prompt % 1:
+            raise ValueError(
+                f"samplesPerPrompt {self.samples_per_prompt:g} is not a whole number, as policy {self.policy} needs; "
+                "round it, or set policy: gvm"
+            )
+        if self.parity == "reference" and self.policy != "gvm_paper":
+            raise ValueError(f"parity reference needs policy gvm_paper, not {self.policy}")
+        if self.policy == "gvm" and self.schedule == "two_stage":
+            raise ValueError("policy gvm has schedule sequential; the paper's two stages are policy: gvm_paper")
+        if self.policy == "gvm_paper" and self.schedule == "sequential":
+            raise ValueError("policy gvm_paper plans in two stages; set schedule: two_stage")
+        if self.policy == "gvm_paper" and self.parity != "reference":
+            self._check_two_stage()
+        return self
+
+    def _check_two_stage(self) -> None:
         pilot = max(self.pilot_samples, self.revisit_pilot_samples)
         if self.max_samples < self.min_samples:
             raise ValueError(f"maxSamples {self.max_samples} is below minSamples {self.min_samples}; raise it")
-        if self.parity == "reference":
-            if self.policy != "gvm":
-                raise ValueError(f"parity reference needs policy gvm, not {self.policy}")
-            return self
         if pilot + self.min_samples > self.samples_per_prompt:
             raise ValueError(
                 f"pilot of {pilot} and minSamples {self.min_samples} exceed samplesPerPrompt "
-                f"{self.samples_per_prompt}, which counts both; lower them or raise samplesPerPrompt"
-            )
-        if self.samples_per_prompt > self.max_samples:
-            raise ValueError(
-                f"samplesPerPrompt {self.samples_per_prompt} exceeds maxSamples {self.max_samples}; raise maxSamples"
+                f"{self.samples_per_prompt:g}, which counts both; lower them or raise samplesPerPrompt"
             )
         if self.pilot_reuse == "pooled" and self.grad_norm.source == "current" and pilot > 0:
             raise ValueError(
@@ -279,7 +317,6 @@ class AllocationSpec(SpecPart):
             )
         if self.pilot_reuse == "fixed" and self.min_samples < 1 and pilot > 0:
             raise ValueError(f"pilotReuse fixed needs minSamples of at least 1, not {self.min_samples}")
-        return self
 
 
 class EvaluationDataset(DataSpec):

@@ -93,35 +93,54 @@ _ALGORITHM = (
     ),
 )
 
+_FREE = "self.policy != 'gvm_paper' || self.parity == 'reference'"
+"""Where the paper's plan has no floors of ours."""
+
 _ALLOCATION = (
-    Rule("self.maxSamples >= self.minSamples", "maxSamples is below minSamples; raise it"),
     Rule(
-        "self.parity != 'reference' || self.policy == 'gvm'",
-        "parity reference is of policy gvm alone; set policy: gvm",
+        "double(self.maxSamples) >= self.samplesPerPrompt",
+        "samplesPerPrompt exceeds maxSamples; raise maxSamples",
+    ),
+    Rule(
+        "self.policy == 'gvm' || !has(self.tokensPerPrompt)",
+        "tokensPerPrompt needs policy gvm; remove it",
+    ),
+    Rule(
+        "self.policy == 'gvm' || self.samplesPerPrompt == double(int(self.samplesPerPrompt))",
+        "samplesPerPrompt is not a whole number, which this policy needs; round it, or set policy: gvm",
+    ),
+    Rule(
+        "self.parity != 'reference' || self.policy == 'gvm_paper'",
+        "parity reference is of policy gvm_paper alone; set policy: gvm_paper",
+    ),
+    Rule(
+        "self.policy != 'gvm' || self.schedule == 'sequential'",
+        "policy gvm has schedule sequential; the paper's two stages are policy: gvm_paper",
+    ),
+    Rule(
+        "self.policy != 'gvm_paper' || self.schedule == 'two_stage'",
+        "policy gvm_paper plans in two stages; set schedule: two_stage",
     ),
     Rule(
         "self.parity != 'reference' || self.pilotSamples >= 1",
         "parity reference needs a pilot; set pilotSamples: 8",
     ),
+    Rule(f"{_FREE} || self.maxSamples >= self.minSamples", "maxSamples is below minSamples; raise it"),
     *(
         Rule(
-            f"self.parity == 'reference' || self.{pilot} + self.minSamples <= self.samplesPerPrompt",
+            f"{_FREE} || double(self.{pilot} + self.minSamples) <= self.samplesPerPrompt",
             f"{pilot} and minSamples exceed samplesPerPrompt, which counts both; lower them or raise samplesPerPrompt",
         )
         for pilot in ("pilotSamples", "revisitPilotSamples")
     ),
     Rule(
-        "self.parity == 'reference' || self.samplesPerPrompt <= self.maxSamples",
-        "samplesPerPrompt exceeds maxSamples; raise maxSamples",
-    ),
-    Rule(
-        "self.parity == 'reference' || self.pilotReuse != 'pooled' || self.gradNorm.source != 'current' "
+        f"{_FREE} || self.pilotReuse != 'pooled' || self.gradNorm.source != 'current' "
         "|| (self.pilotSamples == 0 && self.revisitPilotSamples == 0)",
         "pilotReuse pooled is biased with gradNorm.source current (n depends on the pooled gradients); "
         "set gradNorm.source: lagged or pilotReuse: fixed",
     ),
     Rule(
-        "self.parity == 'reference' || self.pilotReuse != 'fixed' || self.minSamples >= 1 "
+        f"{_FREE} || self.pilotReuse != 'fixed' || self.minSamples >= 1 "
         "|| (self.pilotSamples == 0 && self.revisitPilotSamples == 0)",
         "pilotReuse fixed needs minSamples of at least 1; set minSamples: 1",
     ),

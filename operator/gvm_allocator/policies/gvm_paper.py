@@ -1,4 +1,4 @@
-"""Gradient variance minimisation: spend where the gradient is noisy and answers are still found."""
+"""The paper's allocation: spend where the gradient is noisy and answers are still found."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from gvm_allocator.arrays import FloatArray
 from gvm_allocator.policies.base import PolicySettings, PromptStatistics
 
 
-def gvm(statistics: PromptStatistics, settings: PolicySettings) -> FloatArray:
+def gvm_paper(statistics: PromptStatistics, settings: PolicySettings) -> FloatArray:
     """v = G² / (p + α/p^(β−1)), whose optimum is n ∝ G/√(p + α/p^(β−1)); 0 where p = 0. Shape (m,).
 
     Source: arXiv 2505.02391, the regularised budget of its section on GVM, as RLHFlow/GVM computes it

@@ -1,0 +1,174 @@
+"""A request for stopping rules, from the posterior to the answer."""
+
+import numpy as np
+import pytest
+
+from gvm_allocator.jobs import Jobs
+from gvm_allocator.ledger import ConflictError
+from gvm_allocator.posterior import Posterior
+from gvm_allocator.sequential.pricing import CEILING, corrected_budget, make_rules
+from gvm_allocator.store import Store
+from gvm_api.spec import AllocationSpec
+from gvm_api.wire import LedgerTotals, ObserveRequest, PromptOutcome, Rules, RulesRequest
+
+NOTHING = LedgerTotals(num_pilot=0, num_main=0, num_accepted=0, num_unjudged=0, num_tokens=0)
+SPEC = AllocationSpec(samples_per_prompt=0.5, max_samples=8)
+
+
+def request(num: int = 400, *, budget: float = 200.0, iteration: int = 1, **changes: object) -> RulesRequest:
+    fields = {
+        "iteration": iteration,
+        "key": "rules",
+        "policy_version": iteration,
+        "prompt_ids": tuple(f"p{i}" for i in range(num)),
+        "budget": budget,
+        "seed": 3,
+    }
+    return RulesRequest.model_validate(fields | changes)
+
+
+def seen(outcomes: dict[str, tuple[int, int]], *, tokens: int = 10, version: int = 0) -> ObserveRequest:
+    return ObserveRequest(
+        iteration=version,
+        key="main",
+        stage="main",
+        policy_version=version,
+        outcomes=tuple(
+            PromptOutcome(id=name, num_samples=n, num_accepted=k, num_tokens=n * tokens)
+            for name, (n, k) in outcomes.items()
+        ),
+    )
+
+
+def rules_after(posterior: Posterior, spec: AllocationSpec = SPEC, **changes: object) -> Rules:
+    return make_rules(spec, posterior, NOTHING, request(**changes))  # type: ignore[arg-type]
+
+
+def test_a_cold_block_spends_its_budget_on_some_prompts_and_leaves_others_out() -> None:
+    rules = rules_after(Posterior())
+    assert sum(rules.expected_sizes) == pytest.approx(200, rel=0.05)
+    assert 0 < sum(first == 0 for first in rules.first_rounds) < 400
+    assert rules.bound == ""
+
+
+def test_solved_prompts_are_left_out_and_unsolved_ones_sampled() -> None:
+    posterior = Posterior()
+    posterior.observe(seen({f"p{i}": (4, 4 if i < 200 else 2) for i in range(400)}), SPEC)
+    rules = rules_after(posterior)
+    solved, between = np.array(rules.expected_sizes[:200]), np.array(rules.expected_sizes[200:])
+    assert between.sum() > 5 * solved.sum()
+    assert rules.num_explored > 0
+
+
+def test_the_same_request_has_the_same_answer_and_another_seed_another() -> None:
+    assert rules_after(Posterior()) == rules_after(Posterior())
+    assert rules_after(Posterior()).first_rounds != rules_after(Posterior(), seed=4).first_rounds
+
+
+def test_a_rule_of_the_answer_is_one_prompts() -> None:
+    rules = rules_after(Posterior())
+    at = next(i for i, first in enumerate(rules.first_rounds) if first)
+    assert rules.rule(at).next_round(0, 0) == 1
+    assert rules.rule(at).max_samples <= 8
+    left_out = rules.first_rounds.index(0)
+    assert rules.rule(left_out).next_round(0, 0) == 0
+
+
+def test_uniform_gives_every_prompt_the_same_whatever_its_verdicts() -> None:
+    rules = rules_after(Posterior(), AllocationSpec(policy="uniform", samples_per_prompt=4))
+    assert set(rules.first_rounds) == {4}
+    assert set(rules.limits) == {()}
+    assert rules.predicted_variance == rules.predicted_variance_uniform > 0
+
+
+def test_the_rules_promise_a_smaller_error_than_as_many_samples_for_all() -> None:
+    posterior = Posterior()
+    posterior.observe(seen({f"p{i}": (4, 4 if i < 260 else 1 if i < 370 else 0) for i in range(400)}), SPEC)
+    rules = rules_after(posterior, budget=400.0)
+    assert 0 < rules.predicted_variance < 0.8 * rules.predicted_variance_uniform
+
+
+def test_a_budget_in_tokens_draws_less_of_what_is_long() -> None:
+    spec = AllocationSpec(tokens_per_prompt=20.0, max_samples=8)
+    posterior = Posterior()
+    posterior.observe(seen({f"p{i}": (2, 1) for i in range(200)}, tokens=10), spec)
+    posterior.observe(seen({f"p{i}": (2, 1) for i in range(200, 400)}, tokens=100), spec)
+    rules = rules_after(posterior, spec, budget=8_000.0)
+    short, long = sum(rules.expected_sizes[:200]), sum(rules.expected_sizes[200:])
+    assert short > 3 * long
+    assert 10 * short + 100 * long == pytest.approx(8_000, rel=0.1)
+
+
+def test_what_was_left_over_is_made_up_for_bit_by_bit() -> None:
+    under = NOTHING.model_copy(update={"budget": 1000.0, "num_main": 900})
+    over = NOTHING.model_copy(update={"budget": 1000.0, "num_main": 1150})
+    far = NOTHING.model_copy(update={"budget": 9000.0})
+    assert corrected_budget(200.0, NOTHING, counts_tokens=False) == 200.0
+    assert corrected_budget(200.0, under, counts_tokens=False) == 250.0
+    assert corrected_budget(200.0, over, counts_tokens=False) == 125.0
+    assert corrected_budget(200.0, far, counts_tokens=False) == 300.0
+    assert corrected_budget(200.0, under, counts_tokens=True) == 300.0
+
+
+def test_a_run_of_blocks_spends_its_budget_within_a_percent() -> None:
+    """Beliefs start wrong: a third of the prompts is hopeless, the rest nearly solved, and the policy improves."""
+    generator = np.random.default_rng(11)
+    ids = [f"p{i}" for i in range(2000)]
+    rates = np.where(generator.random(2000) < 0.35, 0.03, 0.9)
+    posterior, totals, num_blocks = Posterior(), NOTHING, 16
+    for iteration in range(num_blocks):
+        block = generator.permutation(2000)[:400]
+        chosen = tuple(ids[i] for i in block)
+        rules = make_rules(SPEC, posterior, totals, request(iteration=iteration, prompt_ids=chosen))
+        outcomes = {}
+        for at, i in enumerate(block):
+            rule, n, k = rules.rule(at), 0, 0
+            while more := rule.next_round(n, k):
+                n, k = n + more, k + generator.binomial(more, rates[i])
+            if n:
+                outcomes[ids[i]] = (n, int(k))
+        posterior.observe(seen(outcomes, version=iteration), SPEC)
+        spent = sum(n for n, _ in outcomes.values())
+        assert spent <= CEILING * 200
+        totals = totals.model_copy(update={"budget": totals.budget + 200.0, "num_main": totals.num_main + spent})
+        rates = np.minimum(rates * 1.03, 0.97)
+    assert totals.num_main == pytest.approx(200 * num_blocks, rel=0.01)
+
+
+def test_a_budget_that_no_price_meets_says_what_bounds_it() -> None:
+    rules = rules_after(Posterior(), AllocationSpec(samples_per_prompt=2.0, max_samples=2), num=10, budget=50.0)
+    assert "10 prompts at maxSamples 2" in rules.bound
+    assert "raise promptsPerIteration or maxSamples" in rules.bound
+
+
+def test_contrasting_estimators_get_a_first_round_of_four() -> None:
+    rules = rules_after(Posterior(), family="rloo")
+    assert set(rules.first_rounds) <= {0, 4}
+    assert 4 in rules.first_rounds
+
+
+def test_rules_are_answered_again_and_budgeted_once(tmp_path) -> None:
+    store = Store(tmp_path / "allocator.db")
+    jobs = Jobs(store)
+    jobs.register("j", SPEC)
+    first, is_repeat = jobs.rules("j", request())
+    again, is_second_repeat = jobs.rules("j", request())
+    assert (is_repeat, is_second_repeat, first) == (False, True, again)
+    assert jobs.totals("j").budget == 200.0
+    with pytest.raises(ConflictError):
+        jobs.rules("j", request(budget=300.0))
+    store.close()
+
+
+def test_a_snapshot_brings_back_beliefs_and_the_budget(tmp_path) -> None:
+    store = Store(tmp_path / "allocator.db")
+    jobs = Jobs(store)
+    jobs.register("j", SPEC)
+    jobs.rules("j", request())
+    jobs.observe("j", seen({"p1": (3, 1)}, version=1))
+    snapshot = jobs.snapshot("j")
+    expected, _ = jobs.rules("j", request(iteration=2))
+    jobs.restore("j", snapshot)
+    assert jobs.totals("j").budget == 200.0
+    assert jobs.rules("j", request(iteration=2))[0] == expected
+    store.close()
