@@ -11,10 +11,12 @@ import pytest
 from gvm_trainer.generate_api import SampleRequest, SamplingParams, group_requests
 from gvm_trainer.rewards import Verdict, Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Completion, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Prompt, Sample, Stage
 from gvm_trainer.sampling import sample_seed, sample_stage
 
-PROMPTS = [Prompt(id=name, text=name, token_ids=(1, 2), answer=f"answer {name}") for name in ("a", "b", "c")]
+GROUPS = [
+    Group(prompt=Prompt(id=name, text=name, token_ids=(1, 2), answer=f"answer {name}")) for name in ("a", "b", "c")
+]
 
 
 class BackwardsClient:
@@ -69,18 +71,20 @@ def draw(
     stage: Stage = "main",
     seed: int = 5,
     progress: list[float] | None = None,
-) -> dict[str, list[Sample]]:
-    return asyncio.run(
+) -> dict[str, tuple[Sample, ...]]:
+    found = asyncio.run(
         sample_stage(
             cast(RolloutClient, client),
             cast(Verifier, LateVerifier(sum(sizes.values()), verdicts)),
-            PROMPTS,
-            sizes,
+            GROUPS,
+            list(sizes.values()),
             stage=stage,
             seed=seed,
             on_progress=([] if progress is None else progress).append,
         )
     )
+    assert [group.prompt for group in found] == [group.prompt for group in GROUPS]
+    return {group.prompt.id: group.samples for group in found}
 
 
 def test_every_sample_is_asked_for_once_and_comes_back_in_the_order_of_its_index() -> None:
@@ -101,14 +105,33 @@ def test_every_sample_is_asked_for_once_and_comes_back_in_the_order_of_its_index
     assert client.params == [None], "the training distribution"
 
 
+def test_a_second_stage_stands_behind_the_first() -> None:
+    client, groups = BackwardsClient(), GROUPS
+    for stage, sizes in (("pilot", [2, 0, 1]), ("main", [1, 2, 0])):
+        groups = asyncio.run(
+            sample_stage(
+                cast(RolloutClient, client),
+                cast(Verifier, LateVerifier(3)),
+                groups,
+                sizes,
+                stage=cast(Stage, stage),
+                seed=0,
+                on_progress=lambda _: None,
+            )
+        )
+    keys = [[s.completion.key[1:] for s in group.samples] for group in groups]
+    assert keys == [[("pilot", 0), ("pilot", 1), ("main", 0)], [("main", 0), ("main", 1)], [("pilot", 0)]]
+    assert [group.size("main") for group in groups] == [1, 2, 0]
+
+
 def test_each_completion_is_judged_against_its_own_prompts_answer() -> None:
     verifier = LateVerifier(3)
     asyncio.run(
         sample_stage(
             cast(RolloutClient, BackwardsClient()),
             cast(Verifier, verifier),
-            PROMPTS,
-            {"a": 1, "b": 2, "c": 0},
+            GROUPS,
+            [1, 2, 0],
             stage="main",
             seed=0,
             on_progress=lambda _: None,
@@ -139,13 +162,13 @@ def test_progress_grows_with_every_sample_and_ends_at_one() -> None:
 def test_nothing_to_draw_is_no_request_and_no_progress() -> None:
     client, progress = BackwardsClient(), list[float]()
     groups = draw(client, {"a": 0, "b": 0, "c": 0}, progress=progress)
-    assert (groups, client.requests, progress) == ({"a": [], "b": [], "c": []}, [], [])
+    assert (groups, client.requests, progress) == ({"a": (), "b": (), "c": ()}, [], [])
 
 
 def seeds(*, sizes: Mapping[str, int], seed: int) -> dict[str, list[int]]:
     client = BackwardsClient()
     draw(client, sizes, seed=seed)
-    found: dict[str, list[int]] = {prompt.id: [] for prompt in PROMPTS}
+    found: dict[str, list[int]] = {group.prompt.id: [] for group in GROUPS}
     for request in client.requests:
         found[request.prompt.id].append(request.seed)
     return found
