@@ -35,12 +35,12 @@ from gvm_api import wire
 from gvm_api.load import load_job
 from gvm_cli.local import free_ports
 from gvm_metrics.registry import Registry
-from gvm_trainer.allocation import AllocatorClient
+from gvm_trainer.allocation import AllocatorClient, planned
 from gvm_trainer.metrics import LearnerMetrics
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Completion, Prompt, Sample
+from gvm_trainer.samples import Completion, Group, Prompt, Sample
 from gvm_trainer.trackers import open_trackers
 
 SCRAPE_SECONDS, POLL_SECONDS, PROGRESS_SECONDS = 15.0, 2.0, 1.0
@@ -67,10 +67,10 @@ def counted(costs: Costs, what: str) -> Iterator[None]:
     costs[what].append(time.process_time() - begun)
 
 
-def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Prompt], dict[str, list[Sample]], wire.Plan]:
+def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Group], wire.Plan]:
     """An iteration's samples and plan, as the loop had them."""
     plan = json.loads((run_dir / f"plans/{iteration:06}.json").read_text())
-    groups: dict[str, list[Sample]] = {prompt_id: [] for prompt_id in plan["prompt_ids"]}
+    samples: dict[str, list[Sample]] = {prompt_id: [] for prompt_id in plan["prompt_ids"]}
     prompts: dict[str, Prompt] = {i: Prompt(id=i, text="", token_ids=(1,), answer="") for i in plan["prompt_ids"]}
     for row in pq.read_table(run_dir / f"samples/{iteration:06}.parquet").to_pylist():
         prompts[row["prompt_id"]] = Prompt(
@@ -86,7 +86,7 @@ def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Prompt], dict[st
             finish_reason=row["finish_reason"],
             policy_version=row["policy_version"],
         )
-        groups[row["prompt_id"]].append(Sample(completion=completion, reward=row["reward"], outcome=row["outcome"]))
+        samples[row["prompt_id"]].append(Sample(completion=completion, reward=row["reward"], outcome=row["outcome"]))
     made = wire.Plan(
         policy=plan["policy"],
         prompt_ids=tuple(plan["prompt_ids"]),
@@ -99,7 +99,8 @@ def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Prompt], dict[st
         num_at_floor=0,
         num_at_cap=0,
     )
-    return list(prompts.values()), groups, made
+    groups = [Group(prompt=prompt, samples=tuple(samples[prompt.id])) for prompt in prompts.values()]
+    return planned(groups, made), made
 
 
 def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs: Costs) -> Registry:
@@ -126,11 +127,11 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
     for line in lines:
         lengths: list[int] = []
         if line["iteration"]:
-            prompts, groups, plan = read_iteration(run_dir, line["iteration"])
-            lengths = [len(s.completion.token_ids) for own in groups.values() for s in own]
-            records.write_plan(line["iteration"], plan, [0] * len(plan.prompt_ids))
+            groups, plan = read_iteration(run_dir, line["iteration"])
+            lengths = [len(s.completion.token_ids) for group in groups for s in group.samples]
+            records.write_plan(line["iteration"], plan, groups)
             with counted(costs, "samples"):
-                records.write_samples(line["iteration"], prompts, groups, plan)
+                records.write_samples(line["iteration"], groups)
         with counted(costs, "line, metrics, TensorBoard"):
             reporter.write(line, lengths)
         with counted(costs, "scrape of the learner"):

@@ -1,5 +1,8 @@
 """Weights and advantages by hand-worked numbers: algorithm x weighting x reuse of the pilot x odd groups."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
 from gvm_trainer.advantages import (
@@ -9,13 +12,13 @@ from gvm_trainer.advantages import (
     group_advantages,
     training_samples,
 )
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, SequenceScore, Stage
 
 REWARDS: dict[str, float | None] = {"accepted": 1.0, "rejected": 0.0, "timeout": None, "error": None}
 
 
-def prompt(name: str) -> Prompt:
-    return Prompt(id=name, text=name, token_ids=(1, 2), answer="")
+def group(name: str, samples: Sequence[Sample]) -> Group:
+    return Group(prompt=Prompt(id=name, text=name, token_ids=(1, 2), answer=""), samples=tuple(samples))
 
 
 def sample(outcome: Outcome, *, stage: Stage = "main", index: int = 0, length: int = 3) -> Sample:
@@ -37,39 +40,39 @@ def weights(samples: list[TrainingSample]) -> list[float]:
 
 
 def test_raft_weighs_accepted_samples_by_prompt_and_counts_prompts_without_any() -> None:
-    groups = {
-        prompt("a"): [sample("accepted"), sample("rejected"), sample("accepted", length=9)],
-        prompt("b"): [sample("accepted")],
-        prompt("c"): [sample("rejected")],
-        prompt("d"): [],
-    }
+    groups = [
+        group("a", [sample("accepted"), sample("rejected"), sample("accepted", length=9)]),
+        group("b", [sample("accepted")]),
+        group("c", [sample("rejected")]),
+        group("d", []),
+    ]
     trained = training_samples(groups, Estimator(algorithm="raftpp", response_length=10))
     assert weights(trained) == pytest.approx([1 / 80, 1 / 80, 1 / 40])
     assert [s.advantage for s in trained] == [1.0, 1.0, 1.0]
 
 
 def test_token_mean_divides_by_the_tokens_of_what_is_trained_on() -> None:
-    groups = {
-        prompt("a"): [sample("accepted", length=3), sample("rejected", length=50)],
-        prompt("b"): [sample("accepted", length=7)],
-    }
+    groups = [
+        group("a", [sample("accepted", length=3), sample("rejected", length=50)]),
+        group("b", [sample("accepted", length=7)]),
+    ]
     trained = training_samples(groups, Estimator(algorithm="raft", weighting="token_mean"))
     assert weights(trained) == pytest.approx([1 / 10, 1 / 10])
 
 
 def test_grpo_standardises_within_the_group_with_ddof_one() -> None:
-    groups = {prompt("a"): [sample("accepted"), sample("rejected"), sample("rejected"), sample("rejected")]}
+    groups = [group("a", [sample("accepted"), sample("rejected"), sample("rejected"), sample("rejected")])]
     trained = training_samples(groups, Estimator(algorithm="grpo", response_length=10))
     assert [s.advantage for s in trained] == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
     assert weights(trained) == pytest.approx([1 / 40] * 4)
 
 
 def test_samples_without_advantage_are_dropped_and_nobody_weighs_more_for_it() -> None:
-    groups = {
-        prompt("mixed"): [sample("accepted", length=2), sample("rejected", length=2)],
-        prompt("solved"): [sample("accepted", length=6), sample("accepted", length=6)],
-        prompt("single"): [sample("accepted", length=4)],
-    }
+    groups = [
+        group("mixed", [sample("accepted", length=2), sample("rejected", length=2)]),
+        group("solved", [sample("accepted", length=6), sample("accepted", length=6)]),
+        group("single", [sample("accepted", length=4)]),
+    ]
     by_prompt = training_samples(groups, Estimator(algorithm="grpo"))
     assert weights(by_prompt) == pytest.approx([1 / 6, 1 / 6])
     by_token = training_samples(groups, Estimator(algorithm="grpo", weighting="token_mean"))
@@ -89,13 +92,13 @@ def test_timeouts_and_errors_take_no_part(algorithm: str) -> None:
     unjudged = [sample("timeout", length=30), sample("error", length=30)]
     for weighting in ("prompt_mean", "token_mean"):
         estimator = Estimator(algorithm=algorithm, weighting=weighting)
-        with_them = training_samples({prompt("a"): judged + unjudged}, estimator)
-        assert with_them == training_samples({prompt("a"): judged}, estimator)
+        with_them = training_samples([group("a", judged + unjudged)], estimator)
+        assert with_them == training_samples([group("a", judged)], estimator)
 
 
-def staged(pilot: list[Outcome], main: list[Outcome]) -> dict[Prompt, list[Sample]]:
+def staged(pilot: list[Outcome], main: list[Outcome]) -> list[Group]:
     samples = [sample(o, stage="pilot", index=i) for i, o in enumerate(pilot)]
-    return {prompt("a"): samples + [sample(o, stage="main", index=i) for i, o in enumerate(main)]}
+    return [group("a", samples + [sample(o, stage="main", index=i) for i, o in enumerate(main)])]
 
 
 def test_pooled_stages_are_one_group() -> None:
@@ -145,7 +148,7 @@ def test_the_pilots_share_is_its_part_of_the_mean_budget() -> None:
 
 
 def test_responses_without_tokens_count_in_the_group_and_are_not_trained_on() -> None:
-    groups = {prompt("a"): [sample("accepted"), sample("accepted", length=0)]}
+    groups = [group("a", [sample("accepted"), sample("accepted", length=0)])]
     assert weights(training_samples(groups, Estimator(algorithm="raft"))) == [0.5]
 
 
@@ -161,3 +164,13 @@ def test_responses_without_tokens_count_in_the_group_and_are_not_trained_on() ->
 def test_estimators_that_make_no_sense_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Estimator(algorithm="raft", **fields)
+
+
+def test_a_sample_carries_the_logprobs_that_the_ratio_is_to_be_taken_over() -> None:
+    score = SequenceScore(logprobs=(-0.25, -0.25, -0.25), grad_norm=None)
+    scored, unscored = replace(sample("accepted"), score=score), sample("accepted", index=1)
+    groups = [group("a", [scored, unscored])]
+    by_learner = training_samples(groups, Estimator(algorithm="raftpp", old_logprobs="learner"))
+    assert [s.old_logprobs for s in by_learner] == [(-0.25,) * 3, (-0.5,) * 3]
+    by_server = training_samples(groups, Estimator(algorithm="raftpp", old_logprobs="rollout"))
+    assert [s.old_logprobs for s in by_server] == [(-0.5,) * 3, (-0.5,) * 3]

@@ -6,6 +6,7 @@ Pure parts besides: sizes of pilots, what is left for the second stage, what an 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,8 @@ from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 from gvm_api import wire
 from gvm_api.spec import AllocationSpec
-from gvm_trainer.allocation import AllocatorClient, AllocatorError, main_budget, outcomes, pilot_sizes
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
+from gvm_trainer.allocation import AllocatorClient, AllocatorError, main_budget, outcomes, pilot_sizes, planned
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, SequenceScore, Stage
 
 T = TypeVar("T")
 
@@ -223,21 +224,48 @@ def posterior(prompt_id: str) -> wire.PromptPosterior:
 @pytest.mark.parametrize(
     ("settings", "pilots", "left"),
     [
-        ({}, {"a": 4, "b": 0, "c": 4}, 3 * 8 - 8),
-        ({"revisit_pilot_samples": 2}, {"a": 4, "b": 2, "c": 4}, 3 * 8 - 10),
-        ({"pilot_samples": 0}, {"a": 0, "b": 0, "c": 0}, 3 * 8),
-        ({"policy": "uniform"}, {"a": 0, "b": 0, "c": 0}, 3 * 8),
-        ({"parity": "reference"}, {"a": 4, "b": 4, "c": 4}, 3 * 8),
+        ({}, [4, 0, 4], 3 * 8 - 8),
+        ({"revisit_pilot_samples": 2}, [4, 2, 4], 3 * 8 - 10),
+        ({"pilot_samples": 0}, [0, 0, 0], 3 * 8),
+        ({"policy": "uniform"}, [0, 0, 0], 3 * 8),
+        ({"parity": "reference"}, [4, 4, 4], 3 * 8),
     ],
 )
-def test_pilots_and_what_they_leave(settings: dict[str, Any], pilots: dict[str, int], left: int) -> None:
+def test_pilots_and_what_they_leave(settings: dict[str, Any], pilots: list[int], left: int) -> None:
     spec = AllocationSpec.model_validate(settings)
     sizes = pilot_sizes(PROMPTS, {"b": posterior("b"), "elsewhere": posterior("elsewhere")}, spec)
     assert sizes == pilots
-    assert main_budget(len(PROMPTS), sizes, spec) == left
+    groups = [
+        Group(prompt=p, samples=tuple(sample(p.id, "pilot", i, "rejected", 1) for i in range(size)))
+        for p, size in zip(PROMPTS, sizes, strict=True)
+    ]
+    assert main_budget(groups, spec) == left
 
 
-def sample(prompt_id: str, stage: Stage, index: int, outcome: Outcome, num_tokens: int) -> Sample:
+def test_a_plan_reaches_its_prompts_whatever_its_order() -> None:
+    plan = wire.Plan(
+        policy="gvm",
+        prompt_ids=("c", "a", "b"),
+        sample_sizes=(3, 1, 2),
+        accept_rates=(0.3, 0.1, 0.2),
+        grad_norms=(30.0, 10.0, 20.0),
+        num_observed=(0, 0, 0),
+        predicted_variance=1.0,
+        predicted_variance_uniform=1.0,
+        num_at_floor=0,
+        num_at_cap=0,
+    )
+    found = planned([Group(prompt=p) for p in PROMPTS], plan)
+    assert [(g.prompt.id, g.accept_rate, g.grad_norm, g.planned_size) for g in found] == [
+        ("a", 0.1, 10.0, 1),
+        ("b", 0.2, 20.0, 2),
+        ("c", 0.3, 30.0, 3),
+    ]
+
+
+def sample(
+    prompt_id: str, stage: Stage, index: int, outcome: Outcome, num_tokens: int, norm: float | None = None
+) -> Sample:
     completion = Completion(
         prompt_id=prompt_id,
         stage=stage,
@@ -249,39 +277,36 @@ def sample(prompt_id: str, stage: Stage, index: int, outcome: Outcome, num_token
         policy_version=0,
     )
     rewards = {"accepted": 1.0, "rejected": 0.0, "timeout": None, "error": None}
-    return Sample(completion=completion, reward=rewards[outcome], outcome=outcome)
+    score = None if norm is None else SequenceScore(logprobs=completion.logprobs, grad_norm=norm)
+    return Sample(completion=completion, reward=rewards[outcome], outcome=outcome, score=score)
 
 
 SAMPLES = {
     "a": [
-        sample("a", "pilot", 0, "accepted", 3),
-        sample("a", "pilot", 1, "accepted", 4),
-        sample("a", "pilot", 2, "rejected", 5),
+        sample("a", "pilot", 0, "accepted", 3, norm=2.0),
+        sample("a", "pilot", 1, "accepted", 4, norm=3.0),
+        sample("a", "pilot", 2, "rejected", 5, norm=99.0),
         sample("a", "pilot", 3, "timeout", 6),
-        sample("a", "main", 0, "accepted", 7),
+        sample("a", "main", 0, "accepted", 7, norm=4.0),
     ],
-    "b": [sample("b", "main", 0, "error", 8)],
+    "b": [sample("b", "main", 0, "error", 8, norm=99.0)],
     "c": [],
 }
-NORMS: dict[tuple[str, Stage, int], float] = {
-    ("a", "pilot", 0): 2.0,
-    ("a", "pilot", 1): 3.0,
-    ("a", "pilot", 2): 99.0,
-    ("a", "main", 0): 4.0,
-    ("b", "main", 0): 99.0,
-}
+GROUPS = [Group(prompt=p, samples=tuple(SAMPLES[p.id])) for p in PROMPTS]
 
 
 def test_a_stages_outcomes_count_every_sample_once() -> None:
-    assert outcomes(PROMPTS, SAMPLES, "pilot", NORMS) == (
+    assert outcomes(GROUPS, "pilot") == (
         wire.PromptOutcome(id="a", num_samples=4, num_accepted=2, num_unjudged=1, num_tokens=18, grad_norms=(2.0, 3.0)),
     )
-    assert outcomes(PROMPTS, SAMPLES, "main", NORMS) == (
+    assert outcomes(GROUPS, "main") == (
         wire.PromptOutcome(id="a", num_samples=1, num_accepted=1, num_tokens=7, grad_norms=(4.0,)),
         wire.PromptOutcome(id="b", num_samples=1, num_accepted=0, num_unjudged=1, num_tokens=8),
     )
 
 
 def test_samples_without_a_norm_are_counted_all_the_same() -> None:
-    (found,) = outcomes(PROMPTS, SAMPLES, "pilot", {("a", "pilot", 1): 3.0})
-    assert (found.num_accepted, found.grad_norms) == (2, (3.0,))
+    unscored = SequenceScore(logprobs=(-1.0,), grad_norm=None)  # logprobs only
+    samples = tuple(replace(s, score=score) for s, score in zip(SAMPLES["a"][:2], (unscored, None), strict=True))
+    (found,) = outcomes([Group(prompt=PROMPTS[0], samples=(*samples, SAMPLES["a"][1]))], "pilot")
+    assert (found.num_accepted, found.grad_norms) == (3, (3.0,))

@@ -23,7 +23,7 @@ from gvm_trainer.advantages import Algorithm, Estimator, PilotReuse, TrainingSam
 from gvm_trainer.batching import TrainingBatch, collate
 from gvm_trainer.losses import PolicyLoss
 from gvm_trainer.policy_model import TokenScores
-from gvm_trainer.samples import Completion, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Prompt, Sample, Stage
 
 RESPONSES: list[tuple[int, ...]] = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
 ACCEPTED: list[set[tuple[int, ...]]] = [{(0,), (1, 2), (2, 1)}, {(1, 0), (2, 2)}]
@@ -96,19 +96,23 @@ def judged(prompt: int, stage: Stage, responses: Iterable[Sequence[int]]) -> lis
     return samples
 
 
+def group(prompt: int, samples: list[Sample]) -> Group:
+    return Group(prompt=PROMPTS[prompt], samples=tuple(samples))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Everything that was sampled, and how likely that is."""
 
     probability: float
-    groups: dict[Prompt, list[Sample]]
+    groups: list[Group]
 
 
 def one_stage(num_samples: tuple[int, int]) -> Iterable[Outcome]:
     draws = [list(itertools.product(RESPONSES, repeat=n)) for n in num_samples]
     for first, second in itertools.product(*draws):
         chance = probability(0, first) * probability(1, second)
-        groups = {PROMPTS[0]: judged(0, "main", first), PROMPTS[1]: judged(1, "main", second)}
+        groups = [group(0, judged(0, "main", first)), group(1, judged(1, "main", second))]
         yield Outcome(chance, groups)
 
 
@@ -118,7 +122,7 @@ def two_stages(num_pilot: int, num_main: Callable[[Sequence[Sample]], int]) -> I
         pilot = judged(0, "pilot", responses)
         for more in itertools.product(RESPONSES, repeat=num_main(pilot)):
             chance = probability(0, responses) * probability(0, more)
-            yield Outcome(chance, {PROMPTS[0]: pilot + judged(0, "main", more)})
+            yield Outcome(chance, [group(0, pilot + judged(0, "main", more))])
 
 
 def expected_gradient(outcomes: Iterable[Outcome], estimator: Estimator, loss: PolicyLoss) -> Tensor:

@@ -13,7 +13,7 @@ from gvm_trainer.generate_api import SampleRequest, SamplingParams
 from gvm_trainer.prompts import PromptSet
 from gvm_trainer.rewards import Verdict, Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample
 
 PROMPTS = tuple(Prompt(id=str(i), text="", token_ids=(1,), answer=str(i)) for i in range(4))
 GREEDY = EvaluationDataset(name="greedy", path="unused", max_response_tokens=50)
@@ -132,17 +132,18 @@ def test_no_held_out_set_is_no_request() -> None:
     assert client.calls == []
 
 
-def judged(prompt_id: str, outcomes: list[Outcome]) -> list[Sample]:
+def judged(prompt: Prompt, outcomes: list[Outcome]) -> Group:
     rewards = {"accepted": 1.0, "rejected": 0.0, "timeout": None, "error": None}
-    return [
-        Sample(completion=completion(prompt_id, index), reward=rewards[outcome], outcome=outcome)
+    samples = [
+        Sample(completion=completion(prompt.id, index), reward=rewards[outcome], outcome=outcome)
         for index, outcome in enumerate(outcomes)
     ]
+    return Group(prompt=prompt, samples=tuple(samples))
 
 
 def test_a_score_by_hand() -> None:
-    groups = {"0": judged("0", ["accepted", "error"]), "1": judged("1", ["accepted", "accepted"])}
-    assert score(PROMPTS[:2], groups, samples=2) == Score(
+    groups = [judged(PROMPTS[0], ["accepted", "error"]), judged(PROMPTS[1], ["accepted", "accepted"])]
+    assert score(groups, samples=2) == Score(
         accuracy=0.75,
         num_prompts=2,
         samples=2,

@@ -5,10 +5,19 @@ import pytest
 from gvm_api.wire import Plan
 from gvm_trainer.engine import UpdateStats
 from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, Stage
 from gvm_trainer.variance import Variances
 
 BLOCK = [Prompt(id=i, text="1+1=", token_ids=(5, 6, 7), answer="2") for i in "ab"]
+
+
+def groups_of(samples: dict[str, list[Sample]], sizes: tuple[int, int] = (0, 0)) -> list[Group]:
+    return [
+        Group(prompt=prompt, samples=tuple(samples[prompt.id]), planned_size=size)
+        for prompt, size in zip(BLOCK, sizes, strict=True)
+    ]
+
+
 PLAN = Plan(
     policy="gvm",
     prompt_ids=("a", "b"),
@@ -43,7 +52,7 @@ def test_samples_are_counted_by_stage_and_the_unjudged_do_not_lower_the_accept_r
         "a": [sample("a", "pilot", 0, 2, "accepted"), sample("a", "main", 0, 4, "rejected")],
         "b": [sample("b", "main", 0, 6, "timeout"), sample("b", "main", 1, 8, "accepted", cut=True)],
     }
-    metrics = sample_metrics(BLOCK, groups, 2.0)
+    metrics = sample_metrics(groups_of(groups), 2.0)
     assert metrics["accept_rate"] == metrics["reward_mean"] == pytest.approx(2 / 3)
     assert (metrics["num_timeouts"], metrics["num_errors"], metrics["num_prompts"]) == (1, 0, 2)
     assert (metrics["tokens_generated_pilot"], metrics["tokens_generated_main"], metrics["tokens_prompt"]) == (2, 18, 6)
@@ -54,7 +63,8 @@ def test_samples_are_counted_by_stage_and_the_unjudged_do_not_lower_the_accept_r
 
 
 def test_a_plan_is_counted_with_its_pilot() -> None:
-    metrics = plan_metrics(PLAN, {"a": 1, "b": 1}, Variances(plan=1.0, uniform=2.0), None)
+    pilot = {name: [sample(name, "pilot", 0, 2, "accepted")] for name in "ab"}
+    metrics = plan_metrics(PLAN, groups_of(pilot, (3, 1)), Variances(plan=1.0, uniform=2.0), None)
     assert (metrics["num_samples_pilot"], metrics["num_samples_main"], metrics["sample_size_max"]) == (2, 4, 3)
     assert metrics["sample_size_gini"] == pytest.approx(1 / 6)  # of 4 and 2
     assert (metrics["predicted_variance"], metrics["predicted_variance_uniform"]) == (1.0, 2.0)

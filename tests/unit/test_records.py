@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,7 @@ from gvm_api.spec import AllocationSpec
 from gvm_api.wire import Plan, Snapshot
 from gvm_trainer.checkpoints import LoopState
 from gvm_trainer.records import Records, with_nulls
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample, Stage
-
-PROMPTS = [
-    Prompt(id="a", text="1+1=", token_ids=(3, 4), answer="2"),
-    Prompt(id="b", text="2+3=", token_ids=(5, 4), answer="5"),
-    Prompt(id="c", text="never sampled", token_ids=(6,), answer="0"),
-]
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, Stage
 
 
 def sample(prompt_id: str, stage: Stage, index: int, reward: float | None, outcome: Outcome) -> Sample:
@@ -36,11 +31,29 @@ def sample(prompt_id: str, stage: Stage, index: int, reward: float | None, outco
     return Sample(completion=completion, reward=reward, outcome=outcome)
 
 
-GROUPS = {
-    "a": [sample("a", "pilot", 0, 1.0, "accepted"), sample("a", "main", 0, 0.0, "rejected")],
-    "b": [sample("b", "main", 0, None, "timeout"), sample("b", "main", 1, None, "error")],
-    "c": [],
-}
+GROUPS = [
+    Group(
+        prompt=Prompt(id="a", text="1+1=", token_ids=(3, 4), answer="2"),
+        samples=(sample("a", "pilot", 0, 1.0, "accepted"), sample("a", "main", 0, 0.0, "rejected")),
+        accept_rate=0.5,
+        grad_norm=3.0,
+        planned_size=6,
+    ),
+    Group(
+        prompt=Prompt(id="b", text="2+3=", token_ids=(5, 4), answer="5"),
+        samples=(sample("b", "main", 0, None, "timeout"), sample("b", "main", 1, None, "error")),
+        accept_rate=0.25,
+        grad_norm=1.0,
+        planned_size=2,
+    ),
+    Group(
+        prompt=Prompt(id="c", text="never sampled", token_ids=(6,), answer="0"),
+        accept_rate=0.1,
+        grad_norm=0.0,
+        planned_size=1,
+    ),
+]
+UNSAMPLED = [replace(group, samples=()) for group in GROUPS]
 
 
 def plan(**changes: Any) -> Plan:
@@ -81,7 +94,9 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
     assert read_lines(tmp_path) == [
         {"iteration": 1, "loss": None, "seconds": {"pilot": None, "main": 1.5}, "eval": None}
     ]
-    records.write_plan(1, plan(predicted_variance=math.inf, grad_norms=(1.0, -math.inf, 2.0)), [0, 0, 0])
+    norms = (1.0, -math.inf, 2.0)
+    groups = [replace(group, grad_norm=norm) for group, norm in zip(GROUPS, norms, strict=True)]
+    records.write_plan(1, plan(predicted_variance=math.inf), groups)
     written = json.loads((tmp_path / "plans" / "000001.json").read_text(), parse_constant=refuse)
     assert written["predicted_variance"] is None
     assert written["grad_norms"] == [1.0, None, 2.0]
@@ -100,12 +115,12 @@ def test_a_resumed_run_takes_back_what_it_will_do_again(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
-    Records(tmp_path, saves_samples=True).write_plan(12, plan(), [4, 0, 4])
+    Records(tmp_path, saves_samples=True).write_plan(12, plan(), GROUPS)
     assert json.loads((tmp_path / "plans" / "000012.json").read_text()) == {
         "iteration": 12,
         "policy": "gvm",
         "prompt_ids": ["a", "b", "c"],
-        "pilot_sizes": [4, 0, 4],
+        "pilot_sizes": [1, 0, 0],
         "sample_sizes": [6, 2, 1],
         "accept_rates": [0.5, 0.25, 0.1],
         "grad_norms": [3.0, 1.0, 0.0],
@@ -115,7 +130,7 @@ def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
 
 
 def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
-    Records(tmp_path, saves_samples=True).write_samples(7, PROMPTS, GROUPS, plan())
+    Records(tmp_path, saves_samples=True).write_samples(7, GROUPS)
     table = pq.read_table(tmp_path / "samples" / "000007.parquet")
     assert {field.name: field.type for field in table.schema} == {
         "iteration": pa.int32(),
@@ -164,8 +179,8 @@ def test_samples_are_read_back_with_their_types(tmp_path: Path) -> None:
 
 def test_an_iteration_without_samples_has_an_empty_table_of_the_same_columns(tmp_path: Path) -> None:
     records = Records(tmp_path, saves_samples=True)
-    records.write_samples(1, PROMPTS, GROUPS, plan())
-    records.write_samples(2, PROMPTS, {"a": [], "b": [], "c": []}, plan())
+    records.write_samples(1, GROUPS)
+    records.write_samples(2, UNSAMPLED)
     first, second = (pq.read_table(tmp_path / "samples" / f"00000{i}.parquet") for i in (1, 2))
     assert second.num_rows == 0
     assert second.schema == first.schema
@@ -173,10 +188,10 @@ def test_an_iteration_without_samples_has_an_empty_table_of_the_same_columns(tmp
 
 def test_an_iteration_written_again_replaces_its_plan_and_samples(tmp_path: Path) -> None:
     records = Records(tmp_path, saves_samples=True)
-    records.write_plan(3, plan(), [4, 4, 4])
-    records.write_samples(3, PROMPTS, GROUPS, plan())
-    records.write_plan(3, plan(sample_sizes=(1, 1, 1)), [0, 0, 0])
-    records.write_samples(3, PROMPTS, {"a": GROUPS["a"][:1], "b": [], "c": []}, plan())
+    records.write_plan(3, plan(), GROUPS)
+    records.write_samples(3, GROUPS)
+    records.write_plan(3, plan(), [replace(group, planned_size=1) for group in GROUPS])
+    records.write_samples(3, [replace(GROUPS[0], samples=GROUPS[0].samples[:1]), *UNSAMPLED[1:]])
     assert json.loads((tmp_path / "plans" / "000003.json").read_text())["sample_sizes"] == [1, 1, 1]
     assert pq.read_table(tmp_path / "samples" / "000003.parquet").num_rows == 1
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["000003.json", "000003.parquet", "latest_samples.json"]
@@ -184,16 +199,14 @@ def test_an_iteration_written_again_replaces_its_plan_and_samples(tmp_path: Path
 
 @pytest.mark.parametrize(("saves_samples", "files"), [(True, ["000001.parquet"]), (False, [])])
 def test_samples_are_saved_only_where_that_is_asked_for(tmp_path: Path, saves_samples: bool, files: list[str]) -> None:
-    Records(tmp_path, saves_samples=saves_samples).write_samples(1, PROMPTS, GROUPS, plan())
+    Records(tmp_path, saves_samples=saves_samples).write_samples(1, GROUPS)
     assert [p.name for p in (tmp_path / "samples").iterdir()] == files
 
 
 def test_text_that_is_no_ascii_survives(tmp_path: Path) -> None:
     prompt = Prompt(id="π", text="∇ log π ≤ 漢字", token_ids=(1,), answer="½")
     odd = sample("π", "main", 0, 1.0, "accepted")
-    Records(tmp_path, saves_samples=True).write_samples(
-        1, [prompt], {"π": [odd]}, plan(prompt_ids=("π",), sample_sizes=(1,), accept_rates=(0.5,), grad_norms=(1.0,))
-    )
+    Records(tmp_path, saves_samples=True).write_samples(1, [Group(prompt=prompt, samples=(odd,))])
     (row,) = pq.read_table(tmp_path / "samples" / "000001.parquet").to_pylist()
     assert (row["prompt_id"], row["prompt"], row["answer"]) == ("π", "∇ log π ≤ 漢字", "½")
 

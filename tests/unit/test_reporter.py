@@ -10,12 +10,13 @@ from typing import Any, cast
 import pytest
 
 from gvm_api.spec import GVMTrainingJob
-from gvm_api.wire import Plan, Progress
+from gvm_api.wire import Progress
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import LearnerMetrics
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.samples import Completion, Group, Prompt, Sample
 from gvm_trainer.stopwatch import STAGES
 from gvm_trainer.trackers import Trackers
 
@@ -109,19 +110,24 @@ def test_an_iteration_is_told_to_the_file_the_metrics_the_sinks_and_the_log(
 
 def test_a_plan_is_told_with_the_pilot(tmp_path: Path) -> None:
     told = Told(tmp_path)
-    plan = Plan(
-        policy="gvm",
-        prompt_ids=("a", "b"),
-        sample_sizes=(5, 1),
-        accept_rates=(0.1, 0.9),
-        grad_norms=(1.0, 1.0),
-        num_observed=(2, 2),
-        predicted_variance=1.0,
-        predicted_variance_uniform=1.0,
-        num_at_floor=1,
-        num_at_cap=0,
+    prompt = Prompt(id="a", text="", token_ids=(1,), answer="")
+    completion = Completion(
+        prompt_id="a",
+        stage="pilot",
+        index=0,
+        token_ids=(),
+        logprobs=(),
+        text="",
+        finish_reason="stop",
+        policy_version=0,
     )
-    told.reporter.planned(plan, {"b": 0, "a": 2})  # by prompt, whatever the order
+    pilot = (Sample(completion=completion, reward=1.0, outcome="accepted"),) * 2
+    told.reporter.planned(
+        [
+            Group(prompt=prompt, samples=pilot, accept_rate=0.1, planned_size=5),
+            Group(prompt=prompt, accept_rate=0.9, planned_size=1),
+        ]
+    )
     assert told.value("gvm_allocation_sample_size_sum") == 8
     assert told.value("gvm_allocation_sample_share", accept_rate="0.0-0.2") == 7 / 8
 

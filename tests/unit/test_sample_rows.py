@@ -1,8 +1,7 @@
 """Samples as rows: what the plan knew stands beside each, and the quick look shows hard and easy, right and wrong."""
 
-from gvm_api.wire import Plan
 from gvm_trainer.sample_rows import preview_rows, sample_rows
-from gvm_trainer.samples import Completion, Outcome, Prompt, Sample
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample
 
 
 def sample(prompt_id: str, index: int, outcome: Outcome, text: str = "4") -> Sample:
@@ -19,29 +18,18 @@ def sample(prompt_id: str, index: int, outcome: Outcome, text: str = "4") -> Sam
     return Sample(completion=completion, reward={"accepted": 1.0, "rejected": 0.0}.get(outcome), outcome=outcome)
 
 
-def plan_of(rates: dict[str, float]) -> Plan:
-    return Plan(
-        policy="gvm",
-        prompt_ids=tuple(rates),
-        sample_sizes=(1,) * len(rates),
-        accept_rates=tuple(rates.values()),
-        grad_norms=tuple(10.0 * (1 - p) for p in rates.values()),
-        num_observed=(0,) * len(rates),
-        predicted_variance=1.0,
-        predicted_variance_uniform=1.0,
-        num_at_floor=0,
-        num_at_cap=0,
+def group(name: str, accept_rate: float, samples: list[Sample]) -> Group:
+    return Group(
+        prompt=Prompt(id=name, text=f"{name}?", token_ids=(1,), answer="4"),
+        samples=tuple(samples),
+        accept_rate=accept_rate,
+        grad_norm=10.0 * (1 - accept_rate),
     )
 
 
-def prompts(*ids: str) -> list[Prompt]:
-    return [Prompt(id=i, text=f"{i}?", token_ids=(1,), answer="4") for i in ids]
-
-
 def test_a_row_holds_its_prompt_s_acceptance_rate_gradient_norm_and_sample_size() -> None:
-    groups = {"a": [sample("a", 0, "accepted"), sample("a", 1, "timeout")], "b": [sample("b", 0, "rejected")]}
-    # The plan's order need not be the block's.
-    rows = sample_rows(5, prompts("a", "b"), groups, plan_of({"b": 0.1, "a": 0.9}))
+    two = group("a", 0.9, [sample("a", 0, "accepted"), sample("a", 1, "timeout")])
+    rows = sample_rows(5, [two, group("b", 0.1, [sample("b", 0, "rejected")])])
     found = [
         (r["iteration"], r["prompt_id"], r["accept_rate"], round(r["grad_norm"], 6), r["sample_size"]) for r in rows
     ]
@@ -52,8 +40,8 @@ def test_a_row_holds_its_prompt_s_acceptance_rate_gradient_norm_and_sample_size(
 def test_the_quick_look_spans_hopeless_to_solved_and_shows_each_outcome_first() -> None:
     rates = {f"p{i}": i / 99 for i in range(100)}
     outcomes: list[Outcome] = ["rejected", "rejected", "rejected", "accepted", "timeout"]
-    groups = {name: [sample(name, k, outcome) for k, outcome in enumerate(outcomes)] for name in rates}
-    shown = preview_rows(sample_rows(1, prompts(*rates), groups, plan_of(rates)))
+    groups = [group(i, p, [sample(i, k, outcome) for k, outcome in enumerate(outcomes)]) for i, p in rates.items()]
+    shown = preview_rows(sample_rows(1, groups))
     assert len(shown) == 48
     seen = list(dict.fromkeys(row["accept_rate"] for row in shown))
     assert (len(seen), seen[0], seen[-1]) == (16, 0.0, 1.0)
@@ -62,8 +50,8 @@ def test_the_quick_look_spans_hopeless_to_solved_and_shows_each_outcome_first() 
 
 
 def test_the_quick_look_of_few_samples_is_all_of_them_without_token_ids_and_with_long_texts_cut() -> None:
-    groups = {"a": [sample("a", 0, "accepted", "x" * 5000)], "b": []}
-    (row,) = preview_rows(sample_rows(1, prompts("a", "b"), groups, plan_of({"a": 0.5, "b": 0.5})))
+    groups = [group("a", 0.5, [sample("a", 0, "accepted", "x" * 5000)]), group("b", 0.5, [])]
+    (row,) = preview_rows(sample_rows(1, groups))
     assert row["completion"] == "x" * 4000 + "…"
     assert "token_ids" not in row
     assert preview_rows([]) == []

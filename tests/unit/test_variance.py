@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gvm_trainer.advantages import Estimator, PilotReuse, fixed_pilot_weight, training_samples
-from gvm_trainer.samples import Completion, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Prompt, Sample, Stage
 from gvm_trainer.variance import effective_size, gini, predicted, presence_coefficients, sign_coefficients
 
 DIMENSION = 3
@@ -121,12 +121,15 @@ RATES = [0.6, 0.3, 0.5, 0.7, 0.2, 0.1]
 
 def estimator_weights(reuse: PilotReuse, weight: float) -> list[float]:
     """Σ_a w_a² of each prompt's accepted samples, by the weights that training gives them."""
-    groups = {
-        Prompt(id=str(i), text="", token_ids=(1,), answer=""): stage(i, "pilot", n1, k1) + stage(i, "main", n2, k2)
+    groups = [
+        Group(
+            prompt=Prompt(id=str(i), text="", token_ids=(1,), answer=""),
+            samples=tuple(stage(i, "pilot", n1, k1) + stage(i, "main", n2, k2)),
+        )
         for i, (n1, n2, k1, k2) in enumerate(
             zip(SAMPLED_PILOT, SAMPLED_MAIN, ACCEPTED_PILOT, ACCEPTED_MAIN, strict=True)
         )
-    }
+    ]
     estimator = Estimator(algorithm="raft", pilot_reuse=reuse, pilot_weight=weight)
     squares = [0.0] * len(groups)
     for sample in training_samples(groups, estimator):

@@ -11,11 +11,11 @@ GRPO's advantage is (r − mean)/(std + 1e-6) with ddof 1 (arXiv 2402.03300, sec
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gvm_trainer.samples import Prompt, Sample, Stage
+from gvm_trainer.samples import Group, Prompt, Sample, SampleKey
 
 Algorithm = Literal["raft", "raftpp", "grpo"]
 Weighting = Literal["prompt_mean", "token_mean"]
@@ -31,12 +31,11 @@ class TrainingSample:
                        old_logprobs=(-0.1, -0.2), advantage=1.0, weight=1 / (4 * 2 * 100))
     """
 
-    key: tuple[str, Stage, int]
-    """(prompt id, stage, index) of the completion"""
+    key: SampleKey
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...]
-    """log π_old of each response token, nats; the server's, unless the learner scores them again"""
+    """log π_old of each response token, nats: the denominator of the importance ratio"""
     advantage: float
     weight: float
 
@@ -57,6 +56,8 @@ class Estimator:
     """T0, tokens: the most that a response may have"""
     keeps_zero_advantage: bool = False
     """whether samples of advantage 0 stay; needed where another term, as a KL loss, sees them"""
+    old_logprobs: Literal["learner", "rollout"] = "rollout"
+    """whose log π_old a sample carries; the server's in any case where the learner has not scored it"""
 
     def __post_init__(self) -> None:
         if self.response_length < 1:
@@ -78,26 +79,26 @@ def fixed_pilot_weight(pilot_samples: float, mean_main_samples: float) -> float:
     return pilot_samples / (pilot_samples + mean_main_samples)
 
 
-def training_samples(groups: Mapping[Prompt, Sequence[Sample]], estimator: Estimator) -> list[TrainingSample]:
+def training_samples(groups: Sequence[Group], estimator: Estimator) -> list[TrainingSample]:
     """The samples of a mini-batch to train on, with their advantages and weights.
 
     Args:
-        groups: every prompt of the mini-batch, also those without samples, and its samples in any number.
-            A stage counts as run for a prompt if any sample of it is there, whatever its outcome.
+        groups: every prompt of the mini-batch, also those without samples. A stage counts as run for a prompt
+            if any sample of it is there, whatever its outcome.
         estimator: algorithm, weights and reuse of the pilot.
     """
     graded = [
-        (prompt, sample, advantage, weight)
-        for prompt, samples in groups.items()
-        for share, group in _stage_groups(samples, estimator)
-        for sample, advantage, weight in _graded(group, share / len(groups), estimator.algorithm)
+        (group.prompt, sample, advantage, weight)
+        for group in groups
+        for share, samples in _stage_groups(group, estimator)
+        for sample, advantage, weight in _graded(samples, share / len(groups), estimator.algorithm)
     ]
     num_tokens = sum(len(sample.completion.token_ids) for _, sample, _, _ in graded)
     if estimator.weighting == "token_mean":
         graded = [(prompt, sample, advantage, 1.0) for prompt, sample, advantage, _ in graded]
     divisor = num_tokens if estimator.weighting == "token_mean" else estimator.response_length
     return [
-        _training_sample(prompt, sample, advantage, weight / divisor)
+        _training_sample(prompt, sample, advantage, weight / divisor, estimator.old_logprobs)
         for prompt, sample, advantage, weight in graded
         if sample.completion.token_ids and (advantage != 0.0 or estimator.keeps_zero_advantage)
     ]
@@ -111,10 +112,9 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     return [(reward - mean) / (std + 1e-6) for reward in rewards]
 
 
-def _stage_groups(samples: Sequence[Sample], estimator: Estimator) -> list[tuple[float, list[Sample]]]:
+def _stage_groups(group: Group, estimator: Estimator) -> list[tuple[float, tuple[Sample, ...]]]:
     """The groups that a prompt's samples form, each with its constant share of the prompt's weight."""
-    pilot = [sample for sample in samples if sample.completion.stage == "pilot"]
-    main = [sample for sample in samples if sample.completion.stage == "main"]
+    pilot, main = group.of_stage("pilot"), group.of_stage("main")
     if estimator.pilot_reuse == "discard":
         return [(1.0, main)]
     if estimator.pilot_reuse == "pooled" or not pilot or not main:
@@ -123,23 +123,26 @@ def _stage_groups(samples: Sequence[Sample], estimator: Estimator) -> list[tuple
     return [(estimator.pilot_weight, pilot), (1.0 - estimator.pilot_weight, main)]
 
 
-def _graded(group: Sequence[Sample], share: float, algorithm: Algorithm) -> list[tuple[Sample, float, float]]:
+def _graded(samples: Sequence[Sample], share: float, algorithm: Algorithm) -> list[tuple[Sample, float, float]]:
     """(sample, advantage, share of the gradient) for those of a group that the algorithm trains on."""
     if algorithm == "grpo":
-        rewards = [(sample, sample.reward) for sample in group if sample.reward is not None]
+        rewards = [(sample, sample.reward) for sample in samples if sample.reward is not None]
         advantages = group_advantages([reward for _, reward in rewards])
         return [(s, a, share / len(rewards)) for (s, _), a in zip(rewards, advantages, strict=True)]
-    accepted = [sample for sample in group if sample.is_accepted]
+    accepted = [sample for sample in samples if sample.is_accepted]
     return [(sample, 1.0, share / len(accepted)) for sample in accepted]
 
 
-def _training_sample(prompt: Prompt, sample: Sample, advantage: float, weight: float) -> TrainingSample:
+def _training_sample(
+    prompt: Prompt, sample: Sample, advantage: float, weight: float, old_logprobs: Literal["learner", "rollout"]
+) -> TrainingSample:
     completion = sample.completion
+    score = sample.score if old_logprobs == "learner" else None
     return TrainingSample(
-        key=(completion.prompt_id, completion.stage, completion.index),
+        key=completion.key,
         prompt_token_ids=prompt.token_ids,
         response_token_ids=completion.token_ids,
-        old_logprobs=completion.logprobs,
+        old_logprobs=completion.logprobs if score is None else score.logprobs,
         advantage=advantage,
         weight=weight,
     )

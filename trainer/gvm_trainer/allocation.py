@@ -4,6 +4,7 @@ Owns retries: every mutation is named by (iteration, block, key), so trying agai
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from gvm_api import wire
 from gvm_api.base import Contract
 from gvm_api.spec import AllocationSpec
-from gvm_trainer.samples import Prompt, Sample, Stage
+from gvm_trainer.samples import Group, Prompt, Sample, Stage
 
 
 class AllocatorError(RuntimeError):
@@ -138,45 +139,45 @@ class AllocatorClient:
 
 def pilot_sizes(
     prompts: Sequence[Prompt], known: Mapping[str, wire.PromptPosterior], spec: AllocationSpec
-) -> dict[str, int]:
-    """Pilot samples by prompt: the uniform plan has no use for any; a known prompt has its own setting."""
+) -> list[int]:
+    """Pilot samples of each prompt: the uniform plan has no use for any; a known prompt has its own setting."""
     if spec.policy == "uniform":
-        return dict.fromkeys([p.id for p in prompts], 0)
+        return [0] * len(prompts)
     if spec.parity == "reference":
-        return dict.fromkeys([p.id for p in prompts], spec.pilot_samples)
-    return {p.id: spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts}
+        return [spec.pilot_samples] * len(prompts)
+    return [spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts]
 
 
-def main_budget(num_prompts: int, pilot: Mapping[str, int], spec: AllocationSpec) -> int:
+def main_budget(groups: Sequence[Group], spec: AllocationSpec) -> int:
     """Second-stage samples of a block: what the pilot left; in parity the reference's, which ignores the pilot."""
-    total = spec.samples_per_prompt * num_prompts
-    return total if spec.parity == "reference" else total - sum(pilot.values())
+    total = spec.samples_per_prompt * len(groups)
+    return total if spec.parity == "reference" else total - sum(group.size("pilot") for group in groups)
 
 
-def outcomes(
-    prompts: Sequence[Prompt],
-    samples: Mapping[str, Sequence[Sample]],
-    stage: Stage,
-    grad_norms: Mapping[tuple[str, Stage, int], float],
-) -> tuple[wire.PromptOutcome, ...]:
+def planned(groups: Sequence[Group], plan: wire.Plan) -> list[Group]:
+    """The groups with what the plan believes of each prompt and gives to it."""
+    columns = zip(plan.accept_rates, plan.grad_norms, plan.sample_sizes, strict=True)
+    by_id = dict(zip(plan.prompt_ids, columns, strict=True))
+    return [
+        replace(group, accept_rate=accept_rate, grad_norm=grad_norm, planned_size=size)
+        for group in groups
+        for accept_rate, grad_norm, size in [by_id[group.prompt.id]]
+    ]
+
+
+def outcomes(groups: Sequence[Group], stage: Stage) -> tuple[wire.PromptOutcome, ...]:
     """What the ledger is told of one stage: one entry for each prompt that was sampled in it."""
-    found = []
-    for prompt in prompts:
-        own = [s for s in samples[prompt.id] if s.completion.stage == stage]
-        if own:
-            found.append(_outcome(prompt.id, own, grad_norms))
-    return tuple(found)
+    staged = [(group.prompt.id, group.of_stage(stage)) for group in groups]
+    return tuple(_outcome(prompt_id, own) for prompt_id, own in staged if own)
 
 
-def _outcome(
-    prompt_id: str, own: Sequence[Sample], grad_norms: Mapping[tuple[str, Stage, int], float]
-) -> wire.PromptOutcome:
-    keys = [s.completion.key for s in own if s.is_accepted]
+def _outcome(prompt_id: str, own: Sequence[Sample]) -> wire.PromptOutcome:
+    norms = [s.score.grad_norm for s in own if s.is_accepted and s.score is not None]
     return wire.PromptOutcome(
         id=prompt_id,
         num_samples=len(own),
         num_accepted=sum(s.is_accepted for s in own),
         num_unjudged=sum(not s.is_judged for s in own),
         num_tokens=sum(len(s.completion.token_ids) for s in own),
-        grad_norms=tuple(grad_norms[key] for key in keys if key in grad_norms),
+        grad_norms=tuple(norm for norm in norms if norm is not None),
     )

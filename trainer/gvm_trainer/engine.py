@@ -7,7 +7,7 @@ Knows neither servers, prompts nor the loop.
 import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gvm_trainer.gang import Gang
 from gvm_trainer.gradients import score_batch
 from gvm_trainer.losses import LossStats, PolicyLoss
 from gvm_trainer.policy_model import TokenLogprobs
+from gvm_trainer.samples import SequenceScore
 from gvm_trainer.signed_gradients import SignedGradientSum
 
 _PAD = 0
@@ -40,16 +41,6 @@ class TokenSequence:
 
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceScore:
-    """What the policy says of one response."""
-
-    logprobs: tuple[float, ...]
-    """log π of each response token, nats"""
-    grad_norm: float | None
-    """‖∇ Σ_t log π‖ over the monitored parameters; None where only logprobs were asked for"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,11 +287,6 @@ class Engine:
         if self.spec.learner.zero_stage < 3:
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(parameters))  # type: ignore[no-any-return]  # ships no types
-
-
-def with_logprobs(samples: Sequence[TrainingSample], scores: Sequence[SequenceScore]) -> list[TrainingSample]:
-    """The samples with the learner's own logprobs as the ratio's denominator."""
-    return [replace(s, old_logprobs=score.logprobs) for s, score in zip(samples, scores, strict=True)]
 
 
 def seed_everything(seed: int) -> None:

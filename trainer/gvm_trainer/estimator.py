@@ -4,15 +4,14 @@ Ties the spec to `advantages` (how samples become a gradient) and `variance` (pu
 servers and trains nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from gvm_api.spec import JobSpec
-from gvm_api.wire import Plan
 from gvm_trainer import variance
 from gvm_trainer.advantages import Estimator, fixed_pilot_weight
-from gvm_trainer.samples import Prompt, Sample
+from gvm_trainer.samples import Group, Sample
 
 
 def estimator_of(spec: JobSpec) -> Estimator:
@@ -24,16 +23,17 @@ def estimator_of(spec: JobSpec) -> Estimator:
         pilot_weight=_pilot_weight(spec),
         response_length=spec.rollout.max_response_tokens,
         keeps_zero_advantage=spec.algorithm.kl_coefficient > 0,
+        old_logprobs=spec.algorithm.old_logprobs,
     )
 
 
-def predicted_variances(spec: JobSpec, plan: Plan, pilot_sizes: Mapping[str, int]) -> variance.Variances:
-    """What a plan promises, the pilot counted; see `variance.predicted`."""
+def predicted_variances(spec: JobSpec, groups: Sequence[Group]) -> variance.Variances:
+    """What the groups' plan promises, the pilot counted; see `variance.predicted`."""
     return variance.predicted(
-        plan.accept_rates,
-        plan.grad_norms,
-        [pilot_sizes[prompt_id] for prompt_id in plan.prompt_ids],
-        plan.sample_sizes,
+        [group.accept_rate for group in groups],
+        [group.grad_norm for group in groups],
+        [group.size("pilot") for group in groups],
+        [group.planned_size for group in groups],
         samples_per_prompt=spec.allocation.samples_per_prompt,
         pilot_reuse=spec.pilot_reuse,
         pilot_weight=_pilot_weight(spec),
@@ -41,13 +41,7 @@ def predicted_variances(spec: JobSpec, plan: Plan, pilot_sizes: Mapping[str, int
 
 
 def variance_coefficients(
-    spec: JobSpec,
-    block: Sequence[Prompt],
-    groups: Mapping[str, Sequence[Sample]],
-    plan: Plan,
-    scored: Sequence[Sample],
-    *,
-    generator: np.random.Generator,
+    spec: JobSpec, groups: Sequence[Group], scored: Sequence[Sample], *, generator: np.random.Generator
 ) -> np.ndarray:
     """[B, 4] for the B samples in `scored`, 0 for those that the accepted-mean gradient does not use.
 
@@ -55,33 +49,33 @@ def variance_coefficients(
     (`variance.sign_coefficients`), then whether the prompt is solved at all (`variance.presence_coefficients`),
     likewise. See `realised_variances` for what to make of the sums.
     """
-    discards = spec.pilot_reuse == "discard"
-    used = {p.id: [s for s in groups[p.id] if not (discards and s.completion.stage == "pilot")] for p in block}
-    accepted = {p.id: [s for s in used[p.id] if s.is_accepted] for p in block}
+    accept_rates = [group.accept_rate for group in groups]
+    used = [group.of_stage("main") if spec.pilot_reuse == "discard" else group.samples for group in groups]
+    accepted = [[s for s in own if s.is_accepted] for own in used]
     by_stage = {
-        stage: [sum(s.completion.stage == stage for s in accepted[p.id]) for p in block] for stage in ("pilot", "main")
+        stage: [sum(s.completion.stage == stage for s in own) for own in accepted] for stage in ("pilot", "main")
     }
     spread = variance.sign_coefficients(
         by_stage["pilot"],
         by_stage["main"],
-        plan.accept_rates,
+        accept_rates,
         samples_per_prompt=spec.allocation.samples_per_prompt,
         pilot_reuse=spec.pilot_reuse,
         pilot_weight=_pilot_weight(spec),
         generator=generator,
-        has_both_stages=[{s.completion.stage for s in used[p.id]} == {"pilot", "main"} for p in block],
+        has_both_stages=[{s.completion.stage for s in own} == {"pilot", "main"} for own in used],
     )
     presence = variance.presence_coefficients(
-        [len(accepted[p.id]) for p in block],
-        [len(used[p.id]) for p in block],
-        plan.accept_rates,
+        [len(own) for own in accepted],
+        [len(own) for own in used],
+        accept_rates,
         samples_per_prompt=spec.allocation.samples_per_prompt,
         generator=generator,
     )
     rows = {
         sample.completion.key: row
-        for prompt, *columns in zip(block, spread, presence, strict=True)
-        for sample, row in zip(accepted[prompt.id], np.hstack(columns), strict=True)
+        for own, *columns in zip(accepted, spread, presence, strict=True)
+        for sample, row in zip(own, np.hstack(columns), strict=True)
     }
     return np.array([rows.get(s.completion.key, np.zeros(4)) for s in scored])
 

@@ -1,15 +1,16 @@
 """Held-out accuracy: greedy, or avg@k at a temperature, through the same servers and verifier as training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gvm_api.spec import EvaluationDataset
+from gvm_api.stopping import StoppingRule
 from gvm_trainer.generate_api import SamplingParams
 from gvm_trainer.prompts import PromptSet
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Prompt, Sample
-from gvm_trainer.sampling import sample_stage
+from gvm_trainer.samples import Group
+from gvm_trainer.sampling import sample_by_rules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +45,11 @@ async def evaluate(
         def report(fraction: float, done: int = number) -> None:
             on_progress((done + fraction) / len(datasets))
 
-        groups = await sample_stage(
+        groups = await sample_by_rules(
             client,
             verifier,
-            prompts.prompts,
-            {prompt.id: dataset.samples for prompt in prompts.prompts},
+            [Group(prompt=prompt) for prompt in prompts.prompts],
+            [StoppingRule(first_round=dataset.samples)] * len(prompts.prompts),
             stage="main",
             seed=seed,
             on_progress=report,
@@ -56,22 +57,22 @@ async def evaluate(
                 max_tokens=dataset.max_response_tokens or max_response_tokens, temperature=dataset.temperature
             ),
         )
-        scores[dataset.name] = score(prompts.prompts, groups, samples=dataset.samples)
+        scores[dataset.name] = score(groups, samples=dataset.samples)
     return scores
 
 
-def score(prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], *, samples: int) -> Score:
+def score(groups: Sequence[Group], *, samples: int) -> Score:
     """avg@k of judged groups of k samples each."""
-    flat = [sample for prompt in prompts for sample in groups[prompt.id]]
+    flat = [sample for group in groups for sample in group.samples]
     num_tokens = sum(len(s.completion.token_ids) for s in flat)
     return Score(
         accuracy=sum(s.is_accepted for s in flat) / len(flat),
-        num_prompts=len(prompts),
+        num_prompts=len(groups),
         samples=samples,
         num_unjudged=sum(not s.is_judged for s in flat),
         num_timeouts=sum(s.outcome == "timeout" for s in flat),
         num_errors=sum(s.outcome == "error" for s in flat),
         response_tokens_mean=num_tokens / len(flat),
-        tokens_prompt=sum(len(prompt.token_ids) for prompt in prompts),
+        tokens_prompt=sum(len(group.prompt.token_ids) for group in groups),
         tokens_generated=num_tokens,
     )

@@ -18,8 +18,8 @@ from gvm_trainer.advantages import training_samples
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
 from gvm_trainer.collective import Collective
-from gvm_trainer.e_step import EStep, Gathered, Groups
-from gvm_trainer.engine import UpdateStats, with_logprobs
+from gvm_trainer.e_step import EStep, Gathered
+from gvm_trainer.engine import UpdateStats
 from gvm_trainer.estimator import estimator_of, predicted_variances
 from gvm_trainer.evaluation import Score, evaluate
 from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
@@ -30,7 +30,7 @@ from gvm_trainer.records import Records, with_nulls
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Prompt
+from gvm_trainer.samples import Group
 from gvm_trainer.stopwatch import Stopwatch, idle_fractions
 
 
@@ -124,69 +124,61 @@ class TrainingLoop:
             block, iteration=self.iteration + 1, policy_version=self.iteration, seconds=seconds
         )
         with seconds.of("train"):
-            updates, num_without = await self._train(block, gathered)
+            updates, num_without = await self._train(gathered.groups)
         self.iteration += 1
         with seconds.of("sync"):
             self.reporter.stage("sync")
-            synced = await self.policy_sync.push(self._probes(block, gathered.groups), version=self.iteration)
+            synced = await self.policy_sync.push(self._probes(gathered.groups), version=self.iteration)
         evaluated = await self._evaluate(seconds) if self._is_evaluation_due() else None
         with seconds.of("records"):
             self.reporter.stage("records")
-            self.records.write_samples(self.iteration, block, gathered.groups, gathered.plan)
-        line = self._line(block, gathered, updates, num_without, seconds)
+            self.records.write_samples(self.iteration, gathered.groups)
+        line = self._line(gathered, updates, num_without, seconds)
         line |= {**synced, "eval": evaluated and _as_dicts(evaluated)}
         await self._maybe_checkpoint(evaluated, line, seconds)
         lengths = [len(s.completion.token_ids) for s in gathered.samples]
         self.reporter.write(self._finished(line, seconds), lengths)
 
-    async def _train(self, block: Sequence[Prompt], gathered: Gathered) -> tuple[list[UpdateStats], int]:
+    async def _train(self, groups: Sequence[Group]) -> tuple[list[UpdateStats], int]:
         """The M-step. Returns each update's statistics and how many prompts gave no gradient."""
         self.reporter.stage("train")
         spec, updates, num_with = self.spec, [], 0
-        for number, share in enumerate(np.array_split(np.arange(len(block)), spec.algorithm.updates_per_iteration)):
-            mini_batch = {block[i]: gathered.groups[block[i].id] for i in share}
-            samples = training_samples(mini_batch, estimator_of(spec))
+        for number, share in enumerate(np.array_split(np.arange(len(groups)), spec.algorithm.updates_per_iteration)):
+            samples = training_samples([groups[i] for i in share], estimator_of(spec))
             num_with += len({s.key[0] for s in samples})
-            if spec.algorithm.old_logprobs == "learner" and gathered.scored:
-                samples = with_logprobs(samples, [gathered.scored[s.key] for s in samples])
             if samples:
                 updates.append(await self.collective.call(self.collective.engine.update, samples))
             self.reporter.fraction((number + 1) / spec.algorithm.updates_per_iteration)
-        return updates, len(block) - num_with
+        return updates, len(groups) - num_with
 
     def _line(
-        self,
-        block: Sequence[Prompt],
-        gathered: Gathered,
-        updates: Sequence[UpdateStats],
-        num_without: int,
-        seconds: Stopwatch,
+        self, gathered: Gathered, updates: Sequence[UpdateStats], num_without: int, seconds: Stopwatch
     ) -> dict[str, Any]:
         """What metrics.jsonl says of the iteration, and the run's totals moved on by it."""
-        predicted = predicted_variances(self.spec, gathered.plan, gathered.pilot_sizes)
+        predicted = predicted_variances(self.spec, gathered.groups)
         spent = seconds.read()
         line = {
             "iteration": self.iteration,
             "step": self.collective.engine.num_updates,
             "policy_version": self.iteration,
-            **sample_metrics(block, gathered.groups, spent["pilot"] + spent["main"]),
-            **plan_metrics(gathered.plan, gathered.pilot_sizes, predicted, gathered.realised),
+            **sample_metrics(gathered.groups, spent["pilot"] + spent["main"]),
+            **plan_metrics(gathered.plan, gathered.groups, predicted, gathered.realised),
             **update_metrics(updates),
             **self.reporter.retries(),
             "num_servers": self.client.num_servers,
             "num_prompts_dropped": self.training.num_dropped,
-            "zero_gradient_fraction": num_without / len(block),
+            "zero_gradient_fraction": num_without / len(gathered.groups),
         }
         self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
         self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
         return line | {"samples_total": self.samples_total, "tokens_total": self.tokens_total}
 
-    def _probes(self, block: Sequence[Prompt] = (), groups: Groups | None = None) -> list[tuple[int, ...]]:
+    def _probes(self, groups: Sequence[Group] = ()) -> list[tuple[int, ...]]:
         """A few sequences of token ids for the parity check: this iteration's samples, or the first prompts."""
         num = self.spec.weight_sync.parity_samples
         if not groups:
             return [p.token_ids for p in self.training.prompts[:num]]
-        pairs = [(p, groups[p.id][0]) for p in block if groups[p.id]][:num]
+        pairs = [(group.prompt, group.samples[0]) for group in groups if group.samples][:num]
         return [(*prompt.token_ids, *sample.completion.token_ids) for prompt, sample in pairs]
 
     def _is_evaluation_due(self) -> bool:

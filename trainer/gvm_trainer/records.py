@@ -61,7 +61,7 @@ from typing import Any
 from gvm_api.wire import Plan
 from gvm_trainer.checkpoints import replace_text, truncate_metrics
 from gvm_trainer.sample_rows import preview_rows, sample_rows, write_parquet
-from gvm_trainer.samples import Prompt, Sample
+from gvm_trainer.samples import Group
 
 
 class Records:
@@ -95,28 +95,26 @@ class Records:
         with self.metrics.open("a") as file:
             file.write(_strict_json(line) + "\n")
 
-    def write_plan(self, iteration: int, plan: Plan, pilot_sizes: Sequence[int]) -> None:
+    def write_plan(self, iteration: int, plan: Plan, groups: Sequence[Group]) -> None:
         """Write who got what, and why."""
         content = {
             "iteration": iteration,
             "policy": plan.policy,
-            "prompt_ids": plan.prompt_ids,
-            "pilot_sizes": list(pilot_sizes),
-            "sample_sizes": plan.sample_sizes,
-            "accept_rates": plan.accept_rates,
-            "grad_norms": plan.grad_norms,
+            "prompt_ids": [group.prompt.id for group in groups],
+            "pilot_sizes": [group.size("pilot") for group in groups],
+            "sample_sizes": [group.planned_size for group in groups],
+            "accept_rates": [group.accept_rate for group in groups],
+            "grad_norms": [group.grad_norm for group in groups],
             "predicted_variance": plan.predicted_variance,
             "predicted_variance_uniform": plan.predicted_variance_uniform,
         }
         replace_text(self.plans / f"{iteration:06}.json", _strict_json(content))
 
-    def write_samples(
-        self, iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], plan: Plan
-    ) -> None:
+    def write_samples(self, iteration: int, groups: Sequence[Group]) -> None:
         """Write every sample of an iteration as Parquet, one row each, and some of them as JSON."""
         if not self.saves_samples:
             return
-        rows = sample_rows(iteration, prompts, groups, plan)
+        rows = sample_rows(iteration, groups)
         write_parquet(self.samples / f"{iteration:06}.parquet", rows)
         replace_text(self.latest, _strict_json({"iteration": iteration, "samples": preview_rows(rows)}))
 

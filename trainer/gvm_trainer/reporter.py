@@ -15,6 +15,7 @@ from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import RESTING, LearnerMetrics
 from gvm_trainer.records import Records
 from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.samples import Group
 from gvm_trainer.trackers import Trackers
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,10 @@ class Reporter:
         """So much of the stage is done, 0 to 1."""
         self._progress = self._progress.model_copy(update={"stage_fraction": fraction})
 
-    def planned(self, plan: wire.Plan, pilot_sizes: Mapping[str, int]) -> None:
+    def planned(self, groups: Sequence[Group]) -> None:
         """Tell who gets how many samples, the pilot's included."""
-        sizes = [n + pilot_sizes[prompt_id] for prompt_id, n in zip(plan.prompt_ids, plan.sample_sizes, strict=True)]
-        self._metrics.planned(sizes, plan.accept_rates)
+        sizes = [group.size("pilot") + group.planned_size for group in groups]
+        self._metrics.planned(sizes, [group.accept_rate for group in groups])
 
     def show(self, line: Mapping[str, Any]) -> None:
         """Show an iteration that is done as the newest: its own, or the one that a checkpoint ends with."""

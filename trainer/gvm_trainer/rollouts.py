@@ -5,17 +5,19 @@ weights reach a server.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from gvm_trainer import generate_api
 from gvm_trainer.generate_api import Group, SampleRequest, SamplingParams, UnusableAnswerError
+from gvm_trainer.sample_stream import SampleStream
 from gvm_trainer.samples import Completion
 from gvm_trainer.servers import Fleet, RolloutError, Server, ServerError, resolve_servers
 
-__all__ = ["RolloutClient", "RolloutError", "SampleRequest", "SamplingParams"]
+__all__ = ["RolloutClient", "RolloutError", "SampleRequest", "SampleStream", "SamplingParams"]
 
 T = TypeVar("T")
 
@@ -152,6 +154,25 @@ class RolloutClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def stream(self, params: SamplingParams | None = None) -> AsyncIterator[SampleStream]:
+        """A stream of single samples, drawn as `sample` draws them; `params` other than training's for evaluation."""
+        params = params or self._training
+        # vLLM refuses several greedy samples of one prompt in one call: they would all be the same.
+        max_size = self._samples_per_request if params.temperature else 1
+        await self.find_servers()
+        gate = asyncio.Semaphore(max(1, self._concurrency // max_size) * len(self._fleet.urls))
+
+        async def ask(group: Group) -> list[Completion]:
+            self.num_waiting += len(group)
+            try:
+                return await self._draw(group, params, gate)
+            finally:
+                self.num_waiting -= len(group)
+
+        async with SampleStream(ask, max_size=max_size) as stream:
+            yield stream
 
     async def prompt_logprobs(self, token_ids: Sequence[int], *, url: str | None = None) -> tuple[float, ...]:
         """Return log π(token t | tokens before t) for t = 1 … len − 1 (nats), from the server at `url` or any.

@@ -1,14 +1,13 @@
 """An iteration's samples as rows: all of them as Parquet, a few of them for a quick look. Knows no run directory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gvm_api.wire import Plan
-from gvm_trainer.samples import Prompt, Sample
+from gvm_trainer.samples import Group
 
 Row = dict[str, Any]
 
@@ -22,18 +21,14 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     temporary.replace(path)
 
 
-def sample_rows(
-    iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], plan: Plan
-) -> list[Row]:
+def sample_rows(iteration: int, groups: Sequence[Group]) -> list[Row]:
     """One row a sample, in the order of the prompts; `records` explains the columns."""
-    known = zip(plan.prompt_ids, plan.accept_rates, plan.grad_norms, strict=True)
-    beliefs = {prompt_id: (p, norm) for prompt_id, p, norm in known}
     return [
         {
             "iteration": iteration,
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "answer": prompt.answer,
+            "prompt_id": group.prompt.id,
+            "prompt": group.prompt.text,
+            "answer": group.prompt.answer,
             "stage": sample.completion.stage,
             "index": sample.completion.index,
             "completion": sample.completion.text,
@@ -43,12 +38,12 @@ def sample_rows(
             "outcome": sample.outcome,
             "finish_reason": sample.completion.finish_reason,
             "policy_version": sample.completion.policy_version,
-            "accept_rate": beliefs[prompt.id][0],
-            "grad_norm": beliefs[prompt.id][1],
-            "sample_size": len(groups[prompt.id]),
+            "accept_rate": group.accept_rate,
+            "grad_norm": group.grad_norm,
+            "sample_size": len(group.samples),
         }
-        for prompt in prompts
-        for sample in groups[prompt.id]
+        for group in groups
+        for sample in group.samples
     ]
 
 

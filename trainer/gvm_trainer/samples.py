@@ -1,11 +1,15 @@
-"""Prompts and samples as they travel through the loop: token ids in, token ids out.
+"""Prompts, samples and groups as they travel through the loop: token ids in, token ids out.
 
 Knows neither servers nor tensors. Every sample is identified by (iteration, prompt, stage, index), so that a
 retry is recognised and nothing is counted twice.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from gvm_api.stopping import StoppingRule
 
 Stage = Literal["pilot", "main"]
 Outcome = Literal["accepted", "rejected", "timeout", "error"]
@@ -54,6 +58,16 @@ class Completion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceScore:
+    """What the learner's policy says of one response."""
+
+    logprobs: tuple[float, ...]
+    """log π of each response token, nats"""
+    grad_norm: float | None
+    """‖∇ Σ_t log π‖ over the monitored parameters; None where only logprobs were asked for"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """A completion with its verdict. `outcome` "timeout" is no zero: the verifier never answered.
 
@@ -64,6 +78,8 @@ class Sample:
     completion: Completion
     reward: float | None
     outcome: Outcome
+    score: SequenceScore | None = None
+    """None until the learner has scored it, and where nothing asks for that"""
 
     @property
     def is_accepted(self) -> bool:
@@ -74,3 +90,57 @@ class Sample:
     def is_judged(self) -> bool:
         """Whether the verifier gave a verdict."""
         return self.reward is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A prompt of the iteration, its samples, and what is known of it: one object from sampling to the records.
+
+    Sampling adds samples, planning adds what was believed of the prompt and what it gets, scoring adds each
+    sample's score; whoever turns samples into gradients, figures or rows reads it all here.
+
+    Example:
+        group = Group(prompt=prompt)                                            # drawn for this iteration
+        group = group.with_samples(pilot)                                       # 4 samples, 1 accepted
+        group = replace(group, accept_rate=0.3, grad_norm=2.1, planned_size=6)  # the allocator's plan
+        group = group.with_samples(main)                                        # 10 samples, 4 accepted
+        group.num_judged, group.num_accepted, group.size("pilot")               # 10, 4, 4
+    """
+
+    prompt: Prompt
+    samples: tuple[Sample, ...] = ()
+    """In the order of stage and index, whatever order they came in."""
+    accept_rate: float = math.nan
+    """p̂ as it was believed when the prompt was planned; no number before that"""
+    grad_norm: float = math.nan
+    """G likewise"""
+    planned_size: int = 0
+    """second-stage samples that the plan gives"""
+    rule: StoppingRule | None = None
+    """when sampling stops by the prompt's own verdicts; None where sizes were settled in stages"""
+
+    @property
+    def num_judged(self) -> int:
+        """Samples with a verdict, n of the estimators."""
+        return sum(sample.is_judged for sample in self.samples)
+
+    @property
+    def num_accepted(self) -> int:
+        """Accepted samples, k of the estimators."""
+        return sum(sample.is_accepted for sample in self.samples)
+
+    def of_stage(self, stage: Stage) -> tuple[Sample, ...]:
+        """The samples of one stage."""
+        return tuple(sample for sample in self.samples if sample.completion.stage == stage)
+
+    def size(self, stage: Stage) -> int:
+        """Number of samples of one stage, judged or not."""
+        return len(self.of_stage(stage))
+
+    def with_samples(self, more: tuple[Sample, ...]) -> Self:
+        """The group with further samples behind those that it has."""
+        return replace(self, samples=self.samples + more)
+
+    def with_each(self, change: Callable[[Sample], Sample]) -> Self:
+        """The group with every sample changed."""
+        return replace(self, samples=tuple(change(sample) for sample in self.samples))

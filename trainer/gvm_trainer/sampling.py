@@ -7,87 +7,91 @@ when all samples of the rounds before it have their verdicts, and a sample that 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from gvm_api.stopping import StoppingRule
-from gvm_trainer.generate_api import SampleRequest
+from gvm_trainer.generate_api import SampleRequest, SamplingParams
 from gvm_trainer.rewards import Verifier
-from gvm_trainer.samples import Completion, Prompt, Sample, Stage
-
-
-class Source(Protocol):
-    """Where completions come from."""
-
-    async def draw(self, request: SampleRequest) -> Completion:
-        """The sample that the request names; every call draws it once."""
-        ...
+from gvm_trainer.rollouts import RolloutClient, SampleStream
+from gvm_trainer.samples import Group, Prompt, Sample, Stage
 
 
 async def sample_by_rules(
-    source: Source,
+    client: RolloutClient,
     verifier: Verifier,
-    prompts: Sequence[Prompt],
-    rules: Mapping[str, StoppingRule],
+    groups: Sequence[Group],
+    rules: Sequence[StoppingRule],
     *,
     stage: Stage,
     seed: int,
     on_progress: Callable[[float], None],
-) -> dict[str, list[Sample]]:
-    """Draw and judge the samples that the prompts' rules ask for.
+    sampling: SamplingParams | None = None,
+) -> list[Group]:
+    """Draw and judge the samples that each group's rule asks for.
 
     Args:
-        rules: by prompt id, one for every prompt.
-        stage: which the samples belong to.
+        groups: of different prompts, with the samples of earlier stages.
+        rules: one for each group.
+        stage: which the new samples belong to.
         seed: of this stage; a prompt's own follows from it, and its samples count on from there, so that a repeated
             request draws the same sample.
         on_progress: is told the fraction of prompts that are done, 0 to 1.
+        sampling: the distribution to draw from; None is the training one.
 
     Returns:
-        Samples by prompt id in the order of their index, an entry for every prompt.
+        The groups with the new samples behind the earlier ones, in the order of their index.
     """
-    done = 0
+    num_done, num = 0, sum(rule.first_round > 0 for rule in rules)
 
-    async def follow(prompt: Prompt) -> list[Sample]:
-        nonlocal done
-        samples = await _Draws(source=source, verifier=verifier, prompt=prompt, stage=stage, seed=seed).follow(
-            rules[prompt.id]
-        )
-        done += 1
-        on_progress(done / len(prompts))
+    async def follow(draws: _Draws, rule: StoppingRule) -> tuple[Sample, ...]:
+        nonlocal num_done
+        samples = await draws.follow(rule)
+        num_done += 1
+        on_progress(num_done / num)
         return samples
 
-    tasks = [asyncio.create_task(follow(prompt)) for prompt in prompts]
-    try:
-        return dict(zip((p.id for p in prompts), await asyncio.gather(*tasks), strict=True))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with client.stream(sampling) as stream:
+        tasks = [
+            asyncio.create_task(
+                follow(_Draws(stream=stream, verifier=verifier, prompt=group.prompt, stage=stage, seed=seed), rule)
+            )
+            for group, rule in zip(groups, rules, strict=True)
+            if rule.first_round
+        ]
+        try:
+            drawn = iter(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return [
+        group.with_samples(next(drawn)) if rule.first_round else group
+        for group, rule in zip(groups, rules, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Draws:
     """The samples of one prompt."""
 
-    source: Source
+    stream: SampleStream
     verifier: Verifier
     prompt: Prompt
     stage: Stage
     seed: int
 
-    async def follow(self, rule: StoppingRule) -> list[Sample]:
-        samples: list[Sample] = []
+    async def follow(self, rule: StoppingRule) -> tuple[Sample, ...]:
+        samples: tuple[Sample, ...] = ()
         # A sample without a verdict counts as drawn and not as accepted, so that a broken verifier ends, too.
         while more := rule.next_round(len(samples), sum(s.is_accepted for s in samples)):
             start = len(samples)
-            samples += await asyncio.gather(*(self._sample(index) for index in range(start, start + more)))
+            samples += tuple(await asyncio.gather(*(self._sample(index) for index in range(start, start + more))))
         return samples
 
     async def _sample(self, index: int) -> Sample:
         prompt = self.prompt
-        completion = await self.source.draw(
+        completion = await self.stream.draw(
             SampleRequest(prompt=prompt, stage=self.stage, index=index, seed=sample_seed(self.seed, prompt.id) + index)
         )
         verdict = await asyncio.wrap_future(self.verifier.submit(completion.text, prompt.answer))
