@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gvm_trainer.replay import KEPT_PER_PROMPT, ReplayBuffer
-from gvm_trainer.samples import Completion, Prompt, Sample
+from gvm_trainer.samples import Completion, Group, Prompt, Sample
 
 
 def prompt(name: str) -> Prompt:
@@ -27,9 +27,13 @@ def sample(name: str, index: int, *, accepted: bool = True) -> Sample:
     return Sample(completion=completion, reward=float(accepted), outcome="accepted" if accepted else "rejected")
 
 
+def group(name: str, *samples: Sample) -> Group:
+    return Group(prompt=prompt(name), samples=samples)
+
+
 def filled(names: str = "abc", *, iteration: int = 1, max_age: int = 8) -> ReplayBuffer:
     buffer = ReplayBuffer(max_age=max_age)
-    buffer.add(iteration, [(prompt(n), [sample(n, 0), sample(n, 1, accepted=False)]) for n in names])
+    buffer.add(iteration, [group(n, sample(n, 0), sample(n, 1, accepted=False)) for n in names])
     return buffer
 
 
@@ -57,14 +61,14 @@ def test_a_prompt_is_drawn_once_and_the_lot_decides_which() -> None:
 def test_the_newest_responses_of_a_prompt_replace_the_oldest() -> None:
     buffer = ReplayBuffer(max_age=100)
     for iteration in range(1, 8):
-        buffer.add(iteration, [(prompt("a"), [sample("a", iteration)])])
+        buffer.add(iteration, [group("a", sample("a", iteration))])
     assert len(buffer) == KEPT_PER_PROMPT
     assert {tokens[1] for seed in range(50) for _, tokens in drawn(buffer, 1, seed)} == {4, 5, 6, 7}
 
 
 def test_responses_are_dropped_at_their_age() -> None:
     buffer = filled("a", iteration=1, max_age=2)
-    buffer.add(2, [(prompt("b"), [sample("b", 0)])])
+    buffer.add(2, [group("b", sample("b", 0))])
     assert buffer.num_prompts == 2
     buffer.add(3, [])
     assert [name for name, _ in drawn(buffer, 9)] == ["b"]
@@ -72,7 +76,7 @@ def test_responses_are_dropped_at_their_age() -> None:
 
 def test_a_buffer_that_was_saved_and_loaded_draws_the_same(tmp_path: Path) -> None:
     buffer = filled("abcdefgh")
-    buffer.add(2, [(prompt("a"), [sample("a", 3)])])
+    buffer.add(2, [group("a", sample("a", 3))])
     buffer.save(tmp_path)
     loaded = ReplayBuffer(max_age=8)
     loaded.load(tmp_path)

@@ -31,7 +31,7 @@ class TrainingSample:
                        old_logprobs=(-0.1, -0.2), advantage=1.0, weight=1 / (4 * 2 * 100))
     """
 
-    key: SampleKey
+    key: SampleKey | tuple[str, Literal["replay"], int]
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...]

@@ -6,7 +6,7 @@ Owns retries: every mutation is named by (iteration, block, key), so trying agai
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -82,6 +82,10 @@ class AllocatorClient:
         """Share a budget."""
         return wire.Plan.model_validate(await self._send("POST", "/plans", request))
 
+    async def rules(self, request: wire.RulesRequest) -> wire.Rules:
+        """Stopping rules for a block."""
+        return wire.Rules.model_validate(await self._send("POST", "/rules", request))
+
     async def posterior(self, ids: Sequence[str]) -> dict[str, wire.PromptPosterior]:
         """What is believed of prompts that were seen before; others are absent."""
         answer = await self._send("POST", "/posterior", wire.PosteriorRequest(prompt_ids=tuple(ids)))
@@ -148,9 +152,28 @@ def pilot_sizes(
     return [spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts]
 
 
+def family(algorithm: str) -> Literal["raft", "rloo"]:
+    """What the algorithm makes of the samples, see `wire.RulesRequest.family`."""
+    return "raft" if algorithm in ("raft", "raftpp") else "rloo"
+
+
+def block_budget(num_prompts: int, spec: AllocationSpec) -> float:
+    """What a block may cost on average: samples, or generated tokens where the allocation counts those."""
+    return (spec.tokens_per_prompt or spec.samples_per_prompt) * num_prompts
+
+
+def ruled(groups: Sequence[Group], rules: wire.Rules) -> list[Group]:
+    """The groups with what the rules' maker believes of each prompt, and each prompt's rule."""
+    assert [group.prompt.id for group in groups] == list(rules.prompt_ids), "rules come in the order asked for"
+    return [
+        replace(group, accept_rate=rules.accept_rates[at], grad_norm=rules.grad_norms[at], rule=rules.rule(at))
+        for at, group in enumerate(groups)
+    ]
+
+
 def main_budget(groups: Sequence[Group], spec: AllocationSpec) -> int:
     """Second-stage samples of a block: what the pilot left; in parity the reference's, which ignores the pilot."""
-    total = spec.samples_per_prompt * len(groups)
+    total = round(spec.samples_per_prompt) * len(groups)
     return total if spec.parity == "reference" else total - sum(group.size("pilot") for group in groups)
 
 

@@ -1,8 +1,10 @@
-"""The E-step of one iteration: pilot, gradient norms, plan, second stage, scores. Every outcome goes to the allocator.
+"""The E-step of one iteration, by either schedule. Every outcome goes to the allocator.
 
-Reads straight down; every step is another module's. Trains nothing.
+sequential: stopping rules, then one stream of samples. two_stage: pilot, gradient norms, plan, second stage. Reads
+straight down; every step is another module's. Trains nothing.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,18 +12,22 @@ import numpy as np
 
 from gvm_api import wire
 from gvm_api.spec import JobSpec
+from gvm_api.stopping import StoppingRule
 from gvm_trainer import allocation, variance
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.collective import Collective
 from gvm_trainer.engine import TokenSequence
-from gvm_trainer.estimator import realised_variances, variance_coefficients
+from gvm_trainer.estimator import predicted_variances, realised_variances, variance_coefficients
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Group, Prompt, Sample, SampleKey, SequenceScore, Stage
-from gvm_trainer.sampling import sample_seed, sample_stage
+from gvm_trainer.sampling import sample_by_rules, sample_seed
 from gvm_trainer.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +36,7 @@ class Gathered:
 
     groups: list[Group]
     """in the order of the block"""
-    plan: wire.Plan
+    plan: PlanFigures
     realised: variance.Variances | None
 
     @property
@@ -56,10 +62,34 @@ class EStep:
     ) -> Gathered:
         """Sample a block of prompts under the policy of `policy_version`."""
         groups = [Group(prompt=prompt) for prompt in block]
+        by_schedule = self._in_stages if self.spec.allocation.schedule == "two_stage" else self._in_one_stream
+        return await by_schedule(groups, iteration, policy_version, seconds)
+
+    async def _in_one_stream(
+        self, groups: list[Group], iteration: int, policy_version: int, seconds: Stopwatch
+    ) -> Gathered:
+        with seconds.of("plan"):
+            rules = await self._rules(groups, iteration, policy_version)
+            groups = allocation.ruled(groups, rules)
+        with seconds.of("main"):
+            groups = await self._sample(groups, [rules.rule(at) for at in range(len(groups))], "main", iteration)
+            groups = [replace(group, planned_size=group.size("main")) for group in groups]
+        figures = PlanFigures.of_rules(rules)
+        self.records.write_plan(iteration, figures, groups)
+        self.reporter.planned(groups)
+        with seconds.of("score"):
+            groups, realised = await self._score_for_training(groups, iteration)
+            await self._observe(groups, "main", iteration, policy_version)
+        return Gathered(groups=groups, plan=figures, realised=realised)
+
+    async def _in_stages(
+        self, groups: list[Group], iteration: int, policy_version: int, seconds: Stopwatch
+    ) -> Gathered:
+        block = [group.prompt for group in groups]
         with seconds.of("pilot"):
             known = await self.allocator.posterior([p.id for p in block])
             pilot_sizes = allocation.pilot_sizes(block, known, self.spec.allocation)
-            groups = await self._sample(groups, pilot_sizes, "pilot", iteration)
+            groups = await self._sample(groups, fixed_rules(pilot_sizes), "pilot", iteration)
         with seconds.of("grad_norms"):
             self.reporter.stage("grad_norms")
             if accepted := [s for group in groups for s in group.samples if s.is_accepted]:
@@ -69,24 +99,28 @@ class EStep:
             await self._observe(groups, "pilot", iteration, policy_version)
             plan = await self._plan(groups, iteration, policy_version)
             groups = allocation.planned(groups, plan)
-            self.records.write_plan(iteration, plan, groups)
+            figures = PlanFigures.of_plan(plan, predicted_variances(self.spec, groups))
+            self.records.write_plan(iteration, figures, groups)
             self.reporter.planned(groups)
         with seconds.of("main"):
-            groups = await self._sample(groups, [group.planned_size for group in groups], "main", iteration)
+            sizes = [group.planned_size for group in groups]
+            groups = await self._sample(groups, fixed_rules(sizes), "main", iteration)
         with seconds.of("score"):
             groups, realised = await self._score_for_training(groups, iteration)
             await self._observe(groups, "main", iteration, policy_version)
-        return Gathered(groups=groups, plan=plan, realised=realised)
+        return Gathered(groups=groups, plan=figures, realised=realised)
 
-    async def _sample(self, groups: list[Group], sizes: Sequence[int], stage: Stage, iteration: int) -> list[Group]:
+    async def _sample(
+        self, groups: list[Group], rules: Sequence[StoppingRule], stage: Stage, iteration: int
+    ) -> list[Group]:
         self.reporter.stage(stage)
-        if not any(sizes):
+        if not any(rule.first_round for rule in rules):
             return groups
-        return await sample_stage(
+        return await sample_by_rules(
             self.client,
             self.verifier,
             groups,
-            sizes,
+            rules,
             stage=stage,
             seed=sample_seed(self.spec.algorithm.seed, iteration, stage),
             on_progress=self.reporter.fraction,
@@ -100,6 +134,23 @@ class EStep:
                     iteration=iteration, key=stage, stage=stage, policy_version=policy_version, outcomes=outcomes
                 )
             )
+
+    async def _rules(self, groups: Sequence[Group], iteration: int, policy_version: int) -> wire.Rules:
+        self.reporter.stage("plan")
+        rules = await self.allocator.rules(
+            wire.RulesRequest(
+                iteration=iteration,
+                key="rules",
+                policy_version=policy_version,
+                prompt_ids=tuple(group.prompt.id for group in groups),
+                budget=allocation.block_budget(len(groups), self.spec.allocation),
+                family=allocation.family(self.spec.algorithm.name),
+                seed=self.spec.algorithm.seed,
+            )
+        )
+        if rules.bound:
+            logger.warning("iteration %d: %s", iteration, rules.bound)
+        return rules
 
     async def _plan(self, groups: Sequence[Group], iteration: int, policy_version: int) -> wire.Plan:
         self.reporter.stage("plan")
@@ -120,12 +171,13 @@ class EStep:
     ) -> tuple[list[Group], variance.Variances | None]:
         """One pass over all that will be trained on: old logprobs, gradient norms, the realised variance."""
         spec = self.spec
-        self.reporter.stage("score")
-        measures = spec.allocation.measure_variance
-        needs_norms = measures or spec.allocation.policy != "uniform"
+        in_stages = spec.allocation.schedule == "two_stage"
+        measures = spec.allocation.measure_variance and in_stages
+        needs_norms = measures or (spec.allocation.policy != "uniform" and in_stages)
         chosen = [s for g in groups for s in g.samples if s.is_accepted or self._is_trained_when_rejected(s)]
         if not chosen or (not needs_norms and spec.algorithm.old_logprobs == "rollout"):
             return groups, None
+        self.reporter.stage("score")
         generator = np.random.default_rng((spec.algorithm.seed, iteration))
         coefficients = variance_coefficients(spec, groups, chosen, generator=generator) if measures else None
         scores, sums = await self._score(groups, chosen, coefficients, with_norms=needs_norms)
@@ -147,6 +199,11 @@ class EStep:
         ]
         scores, sums = await self.collective.call(self.collective.engine.score, sequences, coefficients, with_norms)
         return {s.completion.key: score for s, score in zip(samples, scores, strict=True)}, sums
+
+
+def fixed_rules(sizes: Sequence[int]) -> list[StoppingRule]:
+    """As many samples as given, whatever their verdicts."""
+    return [StoppingRule(first_round=size) for size in sizes]
 
 
 def _with_scores(groups: Sequence[Group], scores: Mapping[SampleKey, SequenceScore]) -> list[Group]:

@@ -5,8 +5,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from gvm_api.wire import Plan
 from gvm_trainer.engine import UpdateStats
+from gvm_trainer.plan_figures import PlanFigures
+from gvm_trainer.replay import StoredResponse
 from gvm_trainer.samples import Group, Stage
 from gvm_trainer.variance import Variances, gini
 
@@ -26,8 +27,8 @@ def sample_metrics(groups: Sequence[Group], sampling_seconds: float) -> dict[str
     return {
         "accept_rate": sum(s.is_accepted for s in judged) / max(len(judged), 1),
         "reward_mean": float(np.mean([s.reward for s in judged])) if judged else 0.0,
-        "response_tokens_mean": float(np.mean([len(s.completion.token_ids) for s in samples])),
-        "truncated_fraction": float(np.mean([s.completion.finish_reason == "length" for s in samples])),
+        "response_tokens_mean": _mean([len(s.completion.token_ids) for s in samples]),
+        "truncated_fraction": _mean([s.completion.finish_reason == "length" for s in samples]),
         "num_prompts": len(groups),
         "num_timeouts": sum(s.outcome == "timeout" for s in samples),
         "num_errors": sum(s.outcome == "error" for s in samples),
@@ -39,23 +40,43 @@ def sample_metrics(groups: Sequence[Group], sampling_seconds: float) -> dict[str
     }
 
 
-def plan_metrics(
-    plan: Plan, groups: Sequence[Group], predicted: Variances, realised: Variances | None
-) -> dict[str, Any]:
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def plan_metrics(plan: PlanFigures, groups: Sequence[Group], realised: Variances | None) -> dict[str, Any]:
     """Of the budgets, and of the variance that they lead to."""
     pilot_sizes = [group.size("pilot") for group in groups]
     sizes = [group.planned_size for group in groups]
     return {
         "num_samples_pilot": sum(pilot_sizes),
         "num_samples_main": sum(sizes),
-        "predicted_variance": predicted.plan,
-        "predicted_variance_uniform": predicted.uniform,
+        "predicted_variance": plan.predicted.plan,
+        "predicted_variance_uniform": plan.predicted.uniform,
         "realised_variance": realised and realised.plan,
         "realised_variance_uniform": realised and realised.uniform,
         "sample_size_max": max(sizes),
         "sample_size_gini": gini([a + b for a, b in zip(pilot_sizes, sizes, strict=True)]),
         "num_at_floor": plan.num_at_floor,
         "num_at_cap": plan.num_at_cap,
+        "price": plan.price,
+        "num_sampled": sum(bool(group.samples) for group in groups),
+        "num_explored": plan.num_explored,
+        "num_samples_solved": sum(
+            len(group.samples)
+            for group in groups
+            if len(group.samples) > 1 and group.num_accepted > 0.8 * len(group.samples)
+        ),
+    }
+
+
+def replay_metrics(replayed: Sequence[StoredResponse], *, iteration: int, replay_size: int) -> dict[str, Any]:
+    """Of the stored responses that were trained on."""
+    ages = [iteration - response.iteration for response in replayed]
+    return {
+        "num_replayed": len(ages),
+        "replay_size": replay_size,
+        "replay_age_mean": float(np.mean(ages)) if ages else None,
     }
 
 

@@ -20,13 +20,14 @@ from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
 from gvm_trainer.collective import Collective
 from gvm_trainer.e_step import EStep, Gathered
 from gvm_trainer.engine import UpdateStats
-from gvm_trainer.estimator import estimator_of, predicted_variances
+from gvm_trainer.estimator import estimator_of
 from gvm_trainer.evaluation import Score, evaluate
-from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
+from gvm_trainer.iteration_metrics import plan_metrics, replay_metrics, sample_metrics, update_metrics
 from gvm_trainer.policy_sync import PolicySync
 from gvm_trainer.prompt_order import PromptOrder
 from gvm_trainer.prompts import PromptSet
 from gvm_trainer.records import Records, with_nulls
+from gvm_trainer.replay import ReplayBuffer, StoredResponse, with_replay
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
@@ -53,6 +54,7 @@ class TrainingLoop:
     training: PromptSet
     held_out: dict[str, PromptSet]
     order: PromptOrder = field(init=False)
+    replay: ReplayBuffer = field(init=False)
     # Where the run stands; a checkpoint holds all of these.
     iteration: int = 0
     samples_total: int = 0
@@ -68,6 +70,7 @@ class TrainingLoop:
             seed=self.spec.algorithm.seed,
             shuffle=self.spec.dataset.shuffle,
         )
+        self.replay = ReplayBuffer(max_age=self.spec.algorithm.replay.max_age)
 
     async def run(self) -> None:
         """From the last checkpoint, or the beginning, to maxIterations."""
@@ -108,6 +111,7 @@ class TrainingLoop:
         elapsed = max(state.elapsed_seconds, self.records.elapsed_seconds())
         self.records.resume(after_iteration=state.iteration - 1)
         self.records.write_metrics(state.metrics_line)
+        self.replay.load(found)
         self.order = PromptOrder.from_state(state.prompt_order)  # type: ignore[arg-type]  # JSON of an OrderState
         self.iteration, self.elapsed_before = state.iteration, elapsed
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
@@ -124,8 +128,10 @@ class TrainingLoop:
             block, iteration=self.iteration + 1, policy_version=self.iteration, seconds=seconds
         )
         with seconds.of("train"):
-            updates, num_without = await self._train(gathered.groups)
+            trained = await self._train(gathered.groups)
         self.iteration += 1
+        if spec.replayed_per_iteration:
+            self.replay.add(self.iteration, gathered.groups)
         with seconds.of("sync"):
             self.reporter.stage("sync")
             synced = await self.policy_sync.push(self._probes(gathered.groups), version=self.iteration)
@@ -133,41 +139,59 @@ class TrainingLoop:
         with seconds.of("records"):
             self.reporter.stage("records")
             self.records.write_samples(self.iteration, gathered.groups)
-        line = self._line(gathered, updates, num_without, seconds)
+        line = self._line(gathered, trained, seconds)
         line |= {**synced, "eval": evaluated and _as_dicts(evaluated)}
         await self._maybe_checkpoint(evaluated, line, seconds)
         lengths = [len(s.completion.token_ids) for s in gathered.samples]
         self.reporter.write(self._finished(line, seconds), lengths)
 
-    async def _train(self, groups: Sequence[Group]) -> tuple[list[UpdateStats], int]:
-        """The M-step. Returns each update's statistics and how many prompts gave no gradient."""
+    async def _train(self, groups: Sequence[Group]) -> "_Trained":
+        """The M-step."""
         self.reporter.stage("train")
         spec, updates, num_with = self.spec, [], 0
-        for number, share in enumerate(np.array_split(np.arange(len(groups)), spec.algorithm.updates_per_iteration)):
+        replayed = self._replayed(groups)
+        shares = zip(
+            np.array_split(np.arange(len(groups)), spec.algorithm.updates_per_iteration),
+            np.array_split(np.arange(len(replayed)), spec.algorithm.updates_per_iteration),
+            strict=True,
+        )
+        for number, (share, stored) in enumerate(shares):
             samples = training_samples([groups[i] for i in share], estimator_of(spec))
             num_with += len({s.key[0] for s in samples})
+            samples = with_replay(
+                samples,
+                [replayed[i] for i in stored],
+                num_prompts=len(share),
+                response_length=spec.rollout.max_response_tokens,
+            )
             if samples:
                 updates.append(await self.collective.call(self.collective.engine.update, samples))
             self.reporter.fraction((number + 1) / spec.algorithm.updates_per_iteration)
-        return updates, len(groups) - num_with
+        return _Trained(updates=updates, num_without=len(groups) - num_with, replayed=replayed)
 
-    def _line(
-        self, gathered: Gathered, updates: Sequence[UpdateStats], num_without: int, seconds: Stopwatch
-    ) -> dict[str, Any]:
+    def _replayed(self, groups: Sequence[Group]) -> list[StoredResponse]:
+        """Stored responses of prompts without a fresh accepted one, the same whenever the iteration is done again."""
+        return self.replay.draw(
+            self.spec.replayed_per_iteration,
+            without={group.prompt.id for group in groups if group.num_accepted},
+            generator=np.random.default_rng((self.spec.algorithm.seed, self.iteration)),
+        )
+
+    def _line(self, gathered: Gathered, trained: "_Trained", seconds: Stopwatch) -> dict[str, Any]:
         """What metrics.jsonl says of the iteration, and the run's totals moved on by it."""
-        predicted = predicted_variances(self.spec, gathered.groups)
         spent = seconds.read()
         line = {
             "iteration": self.iteration,
             "step": self.collective.engine.num_updates,
             "policy_version": self.iteration,
             **sample_metrics(gathered.groups, spent["pilot"] + spent["main"]),
-            **plan_metrics(gathered.plan, gathered.groups, predicted, gathered.realised),
-            **update_metrics(updates),
+            **plan_metrics(gathered.plan, gathered.groups, gathered.realised),
+            **replay_metrics(trained.replayed, iteration=self.iteration, replay_size=len(self.replay)),
+            **update_metrics(trained.updates),
             **self.reporter.retries(),
             "num_servers": self.client.num_servers,
             "num_prompts_dropped": self.training.num_dropped,
-            "zero_gradient_fraction": num_without / len(gathered.groups),
+            "zero_gradient_fraction": trained.num_without / len(gathered.groups),
         }
         self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
         self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
@@ -223,6 +247,8 @@ class TrainingLoop:
     def _write_state(self, directory: Path) -> None:
         self.collective.gang.call(self.collective.engine, "save_state", str(directory))
         self._write_model(directory / "model")
+        if self.spec.replayed_per_iteration:
+            self.replay.save(directory)
 
     def _write_model(self, directory: Path) -> None:
         self.collective.gang.call(self.collective.engine, "save_model", str(directory))
@@ -244,6 +270,16 @@ class TrainingLoop:
 
     def _elapsed(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """What an M-step did."""
+
+    updates: list[UpdateStats]
+    num_without: int
+    """prompts that gave no gradient"""
+    replayed: list[StoredResponse]
 
 
 def _as_dicts(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,12 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     zero_gradient_fraction          share of the prompts that gave no gradient
     sample_size_max                 largest second-stage budget n_i
     sample_size_gini                Gini coefficient of both stages' sizes
-    num_at_floor, num_at_cap        prompts whose n_i is minSamples, or maxSamples
+    num_at_floor, num_at_cap        prompts whose n_i is minSamples, or may be maxSamples
+    price                           worth per unit of cost below which no sample was drawn; null under two_stage
+    num_sampled, num_explored       prompts with at least one sample; by lot, though not worth the price
+    num_samples_solved              samples in groups of two or more of which over 80 % were accepted
+    num_replayed, replay_size       stored responses that were trained on; that are stored
+    replay_age_mean                 iterations since those that were trained on were drawn; null without any
     num_servers                     rollout servers at the end of the iteration
     num_retries_rollout, …_allocator  requests that were sent again
     sync_seconds, sync_bytes        time of the sync into all servers, and the size of the weights
@@ -42,7 +47,8 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
 
 Keys of plans/NNNNNN.json, lists with one entry a prompt of the iteration:
     prompt_ids, pilot_sizes, sample_sizes, accept_rates (posterior means of p_i), grad_norms (G_i), and iteration,
-    policy, predicted_variance, predicted_variance_uniform (the allocator's own, of the second stage).
+    policy, predicted_variance, predicted_variance_uniform (as in metrics.jsonl), price (null under two_stage). Under
+    schedule sequential sample_sizes are what was drawn, pilot_sizes 0.
 
 job.yaml is the job as it was started last.
 
@@ -58,8 +64,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gvm_api.wire import Plan
 from gvm_trainer.checkpoints import replace_text, truncate_metrics
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.sample_rows import preview_rows, sample_rows, write_parquet
 from gvm_trainer.samples import Group
 
@@ -95,7 +101,7 @@ class Records:
         with self.metrics.open("a") as file:
             file.write(_strict_json(line) + "\n")
 
-    def write_plan(self, iteration: int, plan: Plan, groups: Sequence[Group]) -> None:
+    def write_plan(self, iteration: int, plan: PlanFigures, groups: Sequence[Group]) -> None:
         """Write who got what, and why."""
         content = {
             "iteration": iteration,
@@ -105,8 +111,9 @@ class Records:
             "sample_sizes": [group.planned_size for group in groups],
             "accept_rates": [group.accept_rate for group in groups],
             "grad_norms": [group.grad_norm for group in groups],
-            "predicted_variance": plan.predicted_variance,
-            "predicted_variance_uniform": plan.predicted_variance_uniform,
+            "predicted_variance": plan.predicted.plan,
+            "predicted_variance_uniform": plan.predicted.uniform,
+            "price": plan.price,
         }
         replace_text(self.plans / f"{iteration:06}.json", _strict_json(content))
 

@@ -6,14 +6,16 @@ a stored response carries the logprobs under which it was sampled, so that the l
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from gvm_trainer.samples import Prompt, Sample
+from gvm_trainer.advantages import TrainingSample
+from gvm_trainer.samples import Group, Prompt
 
 KEPT_PER_PROMPT = 4
 """Responses that are kept of a prompt; the newest replace the oldest."""
@@ -67,10 +69,11 @@ class ReplayBuffer:
         """Prompts with at least one stored response."""
         return len(self._stored)
 
-    def add(self, iteration: int, groups: Iterable[tuple[Prompt, Sequence[Sample]]]) -> None:
+    def add(self, iteration: int, groups: Iterable[Group]) -> None:
         """Keep the accepted responses of an iteration, and drop those that are too old by then."""
-        for prompt, samples in groups:
-            accepted = [s.completion for s in samples if s.is_accepted and s.completion.token_ids]
+        for group in groups:
+            prompt = group.prompt
+            accepted = [s.completion for s in group.samples if s.is_accepted and s.completion.token_ids]
             own = self._stored.pop(prompt.id, [])
             own += [
                 StoredResponse(
@@ -154,5 +157,40 @@ class ReplayBuffer:
             self._stored.setdefault(response.prompt.id, []).append(response)
 
 
-def _split(flat: np.ndarray, lengths: np.ndarray) -> list[list[float]]:
+def with_replay(
+    samples: Sequence[TrainingSample],
+    stored: Sequence[StoredResponse],
+    *,
+    num_prompts: int,
+    response_length: int,
+) -> list[TrainingSample]:
+    """A mini-batch of fresh samples with stored responses beside them, every prompt of either kind counting once.
+
+    A stored response stands for its prompt as one accepted sample would: weight 1/(m·T0) with m the prompts of both
+    kinds. Its old logprobs are those of the policy that drew it, so that a loss with a ratio weighs it by importance.
+
+    Args:
+        samples: of `num_prompts` prompts, whose weights divide by as many.
+        stored: one for each further prompt.
+        num_prompts: prompts of the mini-batch, those without samples included.
+        response_length: T0, tokens.
+    """
+    if not stored:
+        return list(samples)
+    total = num_prompts + len(stored)
+    fresh = [replace(s, weight=s.weight * num_prompts / total) for s in samples]
+    return fresh + [
+        TrainingSample(
+            key=(response.prompt.id, "replay", response.index),
+            prompt_token_ids=response.prompt.token_ids,
+            response_token_ids=response.token_ids,
+            old_logprobs=response.logprobs,
+            advantage=1.0,
+            weight=1.0 / (total * response_length),
+        )
+        for response in stored
+    ]
+
+
+def _split(flat: np.ndarray, lengths: np.ndarray) -> list[list[Any]]:
     return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])] if len(lengths) else []

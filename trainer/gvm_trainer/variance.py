@@ -27,7 +27,7 @@ def predicted(
     pilot_sizes: Sequence[int],
     sample_sizes: Sequence[int],
     *,
-    samples_per_prompt: int,
+    samples_per_prompt: float,
     pilot_reuse: PilotReuse,
     pilot_weight: float | None,
 ) -> Variances:
@@ -73,7 +73,7 @@ def sign_coefficients(
     accepted_main: Sequence[int],
     accept_rates: Sequence[float],
     *,
-    samples_per_prompt: int,
+    samples_per_prompt: float,
     pilot_reuse: PilotReuse,
     pilot_weight: float | None,
     generator: np.random.Generator,
@@ -107,7 +107,7 @@ def presence_coefficients(
     num_samples: Sequence[int],
     accept_rates: Sequence[float],
     *,
-    samples_per_prompt: int,
+    samples_per_prompt: float,
     generator: np.random.Generator,
 ) -> list[np.ndarray]:
     """Coefficients that measure the other part of the variance: whether a prompt gives a gradient at all.

@@ -137,6 +137,18 @@ class RewardSpec(SpecPart):
             raise ValueError(f"pattern {pattern!r} has {num_groups} groups; write one, around the final answer")
 
 
+class ReplaySpec(SpecPart):
+    """Accepted responses of earlier iterations that are trained on again. They cost no sampled tokens."""
+
+    responses_per_iteration: Annotated[int, Field(ge=0)] | None = None
+    """Stored responses per iteration, of prompts without a fresh accepted one; 0 turns replay off. Unset: with
+    allocation.policy gvm and raft or raftpp twice the samples of an iteration, otherwise 0. What gvm no longer samples,
+    because it is solved, would be forgotten without."""
+
+    max_age: Positive = 32
+    """Iterations after which a stored response is dropped."""
+
+
 class AlgorithmSpec(SpecPart):
     """The update rule and the length of the run."""
 
@@ -167,6 +179,9 @@ class AlgorithmSpec(SpecPart):
 
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL divergence from the initial policy (low-variance estimator); 0 loads no reference."""
+
+    replay: ReplaySpec = ReplaySpec()
+    """Accepted responses of earlier iterations that are trained on again."""
 
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
