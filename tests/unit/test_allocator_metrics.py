@@ -21,7 +21,7 @@ from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 from gvm_metrics.catalogue import ALLOCATOR
 
-ALLOCATION = {"policy": "gvm", "samplesPerPrompt": 8, "minSamples": 1, "maxSamples": 32}
+ALLOCATION = {"policy": "gvm_paper", "schedule": "two_stage", "samplesPerPrompt": 8, "minSamples": 1, "maxSamples": 32}
 Call = Callable[..., httpx.Response]
 
 

@@ -39,6 +39,7 @@ def job_with(changes: Changes, base: dict[str, Any] = MINIMAL) -> dict[str, Any]
 
 
 GPU = {"nvidia.com/gpu": 1}
+PAPER = {"policy": "gvm_paper", "schedule": "two_stage"}
 ROLES = ("rollout", "learner", "allocator")
 BAD: list[tuple[Changes, str, str]] = [
     ({"metadata/name": "a" * 64}, "", "metadata.name"),
@@ -85,20 +86,34 @@ BAD: list[tuple[Changes, str, str]] = [
         "spec.algorithm",
         "updatesPerIteration exceeds",
     ),
-    ({"spec/allocation/minSamples": 65}, "spec.allocation", "maxSamples is below minSamples"),
-    ({"spec/allocation": {"parity": "reference", "policy": "uniform"}}, "spec.allocation", "set policy: gvm"),
-    ({"spec/allocation": {"parity": "reference", "pilotSamples": 0}}, "spec.allocation", "needs a pilot"),
-    ({"spec/allocation/pilotSamples": 8}, "spec.allocation", "pilotSamples and minSamples exceed"),
-    ({"spec/allocation/revisitPilotSamples": 8}, "spec.allocation", "revisitPilotSamples and minSamples exceed"),
-    ({"spec/allocation/maxSamples": 7}, "spec.allocation", "samplesPerPrompt exceeds maxSamples"),
+    ({"spec/allocation": PAPER | {"minSamples": 65}}, "spec.allocation", "maxSamples is below minSamples"),
+    ({"spec/allocation": {"parity": "reference", "policy": "uniform"}}, "spec.allocation", "set policy: gvm_paper"),
+    ({"spec/allocation": PAPER | {"parity": "reference", "pilotSamples": 0}}, "spec.allocation", "needs a pilot"),
+    ({"spec/allocation": PAPER | {"pilotSamples": 8}}, "spec.allocation", "pilotSamples and minSamples exceed"),
     (
-        {"spec/allocation": {"pilotReuse": "pooled", "gradNorm": {"source": "current"}}},
+        {"spec/allocation": PAPER | {"revisitPilotSamples": 8}},
+        "spec.allocation",
+        "revisitPilotSamples and minSamples exceed",
+    ),
+    ({"spec/allocation/maxSamples": 7}, "spec.allocation", "samplesPerPrompt exceeds maxSamples"),
+    ({"spec/allocation/tokensPerPrompt": 5, "spec/allocation/policy": "uniform"}, "spec.allocation", "tokensPerPrompt"),
+    ({"spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1.5}}, "spec.allocation", "is not a whole number"),
+    ({"spec/allocation/schedule": "two_stage"}, "spec.allocation", "policy gvm has schedule sequential"),
+    ({"spec/allocation/policy": "gvm_paper"}, "spec.allocation", "policy gvm_paper plans in two stages"),
+    (
+        {"spec/algorithm": {"name": "grpo", "replay": {"responsesPerIteration": 4}}},
+        "spec.algorithm",
+        "replay.responsesPerIteration needs",
+    ),
+    (
+        {"spec/allocation": PAPER | {"pilotReuse": "pooled", "gradNorm": {"source": "current"}}},
         "spec.allocation",
         "pilotReuse pooled is biased",
     ),
     (
         {
-            "spec/allocation": {
+            "spec/allocation": PAPER
+            | {
                 "pilotReuse": "pooled",
                 "gradNorm": {"source": "current"},
                 "pilotSamples": 0,
@@ -108,7 +123,11 @@ BAD: list[tuple[Changes, str, str]] = [
         "spec.allocation",
         "pilotReuse pooled is biased",
     ),
-    ({"spec/allocation": {"pilotReuse": "fixed", "minSamples": 0}}, "spec.allocation", "pilotReuse fixed needs"),
+    (
+        {"spec/allocation": PAPER | {"pilotReuse": "fixed", "minSamples": 0}},
+        "spec.allocation",
+        "pilotReuse fixed needs",
+    ),
     ({"spec/rollout/temperature": 0.7}, "spec.rollout", "temperature other than 1"),
     ({"spec/rollout/topP": 0.95}, "spec.rollout", "topP other than 1"),
     ({"spec/learner/offload": "all"}, "spec.learner", "offload all needs zeroStage 3"),
@@ -169,9 +188,14 @@ GOOD_CHANGES: list[Changes] = [
     {"spec/reward": {"type": "exact", "pattern": "#(.*)"}},
     {"spec/reward": {"type": "exact"}},
     {"spec/reward": {"type": "regex", "pattern": "{answer}$"}},
-    {"spec/allocation": {"pilotSamples": 7, "minSamples": 1}},
-    {"spec/allocation": {"parity": "reference", "pilotSamples": 8}},
-    {"spec/allocation": {"parity": "reference", "maxSamples": 7}},
+    {"spec/allocation": PAPER | {"pilotSamples": 7, "minSamples": 1}},
+    {"spec/allocation": {"samplesPerPrompt": 0.5, "maxSamples": 8, "exploration": 0}},
+    {"spec/allocation": {"tokensPerPrompt": 200.5}},
+    {"spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1}},
+    {"spec/allocation": {"policy": "uniform", "samplesPerPrompt": 4, "schedule": "two_stage"}},
+    {"spec/algorithm/replay": {"responsesPerIteration": 0, "maxAge": 4}},
+    {"spec/allocation": PAPER | {"parity": "reference", "pilotSamples": 8}},
+    {"spec/allocation": PAPER | {"parity": "reference", "maxSamples": 8}},
     {"spec/allocation": {"pilotReuse": "pooled", "gradNorm": {"source": "current"}, "pilotSamples": 0}},
     {"spec/allocation": {"pilotReuse": "fixed", "minSamples": 0, "pilotSamples": 0}},
     {"spec/rollout": {"temperature": 1, "topP": 1.0}},

@@ -226,6 +226,9 @@ def test_predicted_variance_leaves_out_prompts_without_a_gradient_and_is_infinit
     assert predicted_variance(p, G, np.array([0, 1, 2])) == math.inf
 
 
+PAPER = {"policy": "gvm_paper", "schedule": "two_stage"}
+
+
 def observed(allocation: AllocationSpec) -> Posterior:
     posterior = Posterior()
     outcomes = (
@@ -244,7 +247,7 @@ def plan_of(allocation: AllocationSpec, ids: tuple[str, ...], budget: int) -> Pl
 
 
 def test_a_gvm_plan_predicts_less_variance_than_the_uniform_one_and_spends_on_the_noisy_prompt() -> None:
-    plan = plan_of(AllocationSpec(samples_per_prompt=16), ("hard", "easy"), 16)
+    plan = plan_of(AllocationSpec(**PAPER, samples_per_prompt=16), ("hard", "easy"), 16)
     assert plan.accept_rates == (0.2, 0.9)
     assert plan.grad_norms == (3.0, 1.0)
     assert plan.num_observed == (8, 8)
@@ -254,7 +257,7 @@ def test_a_gvm_plan_predicts_less_variance_than_the_uniform_one_and_spends_on_th
 
 
 def test_a_plan_counts_prompts_at_floor_and_cap() -> None:
-    plan = plan_of(AllocationSpec(samples_per_prompt=6, max_samples=9), ("hard", "easy", "hopeless"), 13)
+    plan = plan_of(AllocationSpec(**PAPER, samples_per_prompt=6, max_samples=9), ("hard", "easy", "hopeless"), 13)
     assert sum(plan.sample_sizes) == 13
     assert plan.num_at_floor == plan.sample_sizes.count(1)
     assert plan.num_at_cap == plan.sample_sizes.count(9)
@@ -267,7 +270,7 @@ def test_a_uniform_policy_predicts_the_uniform_variance() -> None:
 
 
 def test_a_parity_plan_uses_the_pilots_raw_rates_and_no_floor() -> None:
-    plan = plan_of(AllocationSpec(parity="reference"), ("hard", "easy", "hopeless"), 24)
+    plan = plan_of(AllocationSpec(**PAPER, parity="reference"), ("hard", "easy", "hopeless"), 24)
     # Scores 3/√0.133 = 8.226 and 1/√1.001 = 0.9995: 21.40 and 2.60 of 24.
     assert plan.accept_rates == (0.125, 1.0, 0.0)
     assert plan.grad_norms == (3.0, 1.0, 0.0)
@@ -275,7 +278,7 @@ def test_a_parity_plan_uses_the_pilots_raw_rates_and_no_floor() -> None:
 
 
 def test_a_parity_plan_needs_a_pilot_in_its_own_iteration() -> None:
-    allocation = AllocationSpec(parity="reference")
+    allocation = AllocationSpec(**PAPER, parity="reference")
     posterior = observed(allocation)
     request = PlanRequest(iteration=1, key="main", policy_version=1, prompt_ids=("hard",), budget=8)
     with pytest.raises(ValueError, match="prompt 'hard' has no pilot samples in iteration 1"):
@@ -307,7 +310,7 @@ def test_each_prompt_may_have_its_own_floor_and_cap(rows: list[tuple[float, int,
 
 
 def test_pooled_pilot_samples_count_towards_what_a_prompt_needs() -> None:
-    allocation = AllocationSpec(samples_per_prompt=16)
+    allocation = AllocationSpec(**PAPER, samples_per_prompt=16)
     request = PlanRequest(
         iteration=0, key="main", policy_version=0, prompt_ids=("hard", "easy"), budget=16, pooled_sizes=(4, 4)
     )
@@ -319,7 +322,7 @@ def test_pooled_pilot_samples_count_towards_what_a_prompt_needs() -> None:
 
 
 def test_pooled_sizes_must_be_one_for_each_prompt() -> None:
-    allocation = AllocationSpec()
+    allocation = AllocationSpec(**PAPER)
     request = PlanRequest(
         iteration=0, key="main", policy_version=0, prompt_ids=("hard", "easy"), budget=16, pooled_sizes=(4,)
     )

@@ -9,8 +9,8 @@ from gvm_allocator.posterior import Belief, Posterior
 from gvm_api.spec import AllocationSpec, GradNormSpec, PriorSpec
 from gvm_api.wire import ObserveRequest, PromptOutcome
 
-PLAIN = AllocationSpec(discount=1.0)
-HALVING = AllocationSpec(discount=0.5, grad_norm=GradNormSpec(smoothing=0.5))
+PLAIN = AllocationSpec(discount=1.0, memory=1e9)
+HALVING = AllocationSpec(discount=0.5, memory=1e9, grad_norm=GradNormSpec(smoothing=0.5))
 
 
 def observe(
@@ -55,14 +55,14 @@ def test_counts_move_the_posterior_mean_and_the_unjudged_do_not() -> None:
     assert belief.num_observed.tolist() == [6]
 
 
-def test_earlier_counts_are_discounted_once_at_each_later_visit_with_a_newer_policy() -> None:
+def test_earlier_counts_are_discounted_for_every_policy_version_that_has_passed() -> None:
     posterior = Posterior()
     observe(posterior, HALVING, 0, outcome("a", 8, 4), outcome("b", 8, 8))
     observe(posterior, HALVING, 0, outcome("a", 4, 4), stage="main")  # the same version
     assert posterior.describe(["a"], HALVING)[0].accepted == 8
     observe(posterior, HALVING, 3, outcome("a", 2, 0))  # three versions later, one visit later
     a, b = posterior.describe(["a", "b"], HALVING)
-    assert (a.accepted, a.rejected, a.num_visits, a.last_policy_version) == (4.0, 4.0, 2, 3)
+    assert (a.accepted, a.rejected, a.num_visits, a.last_policy_version) == (1.0, 2.5, 2, 3)
     assert (b.accepted, b.rejected, b.num_visits, b.last_policy_version) == (8.0, 0.0, 1, 0)
 
 
@@ -72,6 +72,52 @@ def test_a_plan_before_the_visits_first_sample_already_discounts_and_changes_not
     for _ in range(2):
         assert believe(posterior, HALVING, "a", iteration=1).accept_rate.tolist() == [4 / 6]  # (3+1)/(4+2)
     assert believe(posterior, HALVING, "a", iteration=0).accept_rate.tolist() == [7 / 10]
+
+
+def test_older_versions_are_worth_a_few_samples_together_and_the_same_version_all_of_them() -> None:
+    """Forty successes of long ago, then four failures: with two samples of memory the failures win."""
+    short, long = AllocationSpec(discount=1.0, memory=2.0), AllocationSpec(discount=1.0, memory=1e9)
+    rates = {}
+    for name, allocation in (("short", short), ("long", long)):
+        posterior = Posterior()
+        observe(posterior, allocation, 0, outcome("a", 40, 40))
+        assert believe(posterior, allocation, "a", iteration=0).accept_rate.tolist() == [41 / 42]
+        observe(posterior, allocation, 5, outcome("a", 4, 0))
+        rates[name] = believe(posterior, allocation, "a", iteration=5).accept_rate.tolist()
+    assert rates == {"short": [(2 + 1) / (2 + 4 + 2)], "long": [41 / 46]}
+
+
+def test_the_prior_of_a_new_prompt_is_what_the_others_have_shown() -> None:
+    random, allocation = np.random.default_rng(4), AllocationSpec()
+    posterior = Posterior()
+    solved = random.random(500) < 0.7
+    observe(
+        posterior,
+        allocation,
+        0,
+        *(outcome(f"{i}", 4, int(random.binomial(4, 0.95 if s else 0.05))) for i, s in enumerate(solved)),
+    )
+    new = posterior.believe_beta(["new"], allocation, policy_version=1)
+    assert new.a[0] / (new.a[0] + new.b[0]) == pytest.approx(0.68, abs=0.06)
+    assert new.a[0] + new.b[0] < 1.0, "nearly all prompts are one or the other"
+    fixed = AllocationSpec(prior=PriorSpec(source="fixed", accepted=1, rejected=3))
+    assert posterior.believe_beta(["new"], fixed, policy_version=1).a.tolist() == [1.0]
+
+
+def test_where_every_prompt_has_one_sample_the_priors_strength_stays_the_defaults() -> None:
+    allocation, posterior = AllocationSpec(), Posterior()
+    observe(posterior, allocation, 0, *(outcome(f"{i}", 1, int(i % 4 > 0)) for i in range(400)))
+    new = posterior.believe_beta(["new"], allocation, policy_version=1)
+    assert new.a[0] + new.b[0] == pytest.approx(2.0)
+    assert new.a[0] / 2 == pytest.approx(0.75, abs=0.011)
+
+
+def test_a_new_prompts_responses_are_expected_to_be_as_long_as_the_others() -> None:
+    allocation, posterior = AllocationSpec(), Posterior()
+    assert posterior.believe_beta(["a"], allocation, policy_version=0).tokens.tolist() == [1.0]
+    observe(posterior, allocation, 0, outcome("a", 2, 1, num_tokens=20), outcome("b", 2, 1, num_tokens=60))
+    belief = posterior.believe_beta(["a", "b", "new"], allocation, policy_version=1)
+    assert belief.tokens.tolist() == [10.0, 30.0, 20.0]
 
 
 def test_pilot_and_main_norms_of_one_visit_are_one_mean_of_squares() -> None:
@@ -131,7 +177,7 @@ def test_a_prompt_that_stands_twice_counts_twice_and_is_one_visit() -> None:
 
 
 def test_parity_takes_this_iterations_pilot_alone_and_the_mean_of_norms() -> None:
-    parity = AllocationSpec(parity="reference")
+    parity = AllocationSpec(policy="gvm_paper", schedule="two_stage", parity="reference")
     posterior = Posterior()
     observe(posterior, parity, 0, outcome("a", 8, 8, 9.0))
     observe(posterior, parity, 1, outcome("a", 8, 2, 1.0, 3.0, num_unjudged=1))
@@ -159,7 +205,7 @@ def test_the_discounted_posterior_tracks_a_drifting_rate_as_the_expectation_says
     """p rises from 0.1 to 0.9 in 20 visits of 8 samples; 2000 prompts give the mean to about 0.002."""
     random = np.random.default_rng(3)
     m, rates = 2000, np.linspace(0.1, 0.9, 20)
-    tracking, stubborn = AllocationSpec(discount=0.7), PLAIN
+    tracking, stubborn = AllocationSpec(discount=0.7, memory=1e9), PLAIN
     estimates = {}
     for allocation in (tracking, stubborn):
         posterior = Posterior()

@@ -56,6 +56,7 @@ def test_a_minimal_job_takes_the_documented_defaults() -> None:
 
 LONG_NAME = "a" * 37
 DATASET = {"name": "aime", "path": "a.jsonl"}
+PAPER = {"policy": "gvm_paper", "schedule": "two_stage"}
 BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     # where, value, path in the message, parts of the rest
     ("apiVersion", "gvm.rlhflow.dev/v1", "apiVersion", ("'gvm.rlhflow.dev/v1'", "'gvm.rlhflow.dev/v1alpha1'")),
@@ -94,19 +95,49 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
         "spec.algorithm.updatesPerIteration",
         ("5 exceeds promptsPerIteration 4", "lower it"),
     ),
-    ("spec/allocation/minSamples", 65, "spec.allocation.maxSamples", ("64 is below minSamples 65", "raise it")),
-    ("spec/allocation/pilotSamples", 8, "spec.allocation", ("pilot of 8 and minSamples 1", "samplesPerPrompt 8")),
-    ("spec/allocation/revisitPilotSamples", 9, "spec.allocation", ("pilot of 9", "raise samplesPerPrompt")),
+    (
+        "spec/allocation",
+        PAPER | {"minSamples": 65},
+        "spec.allocation.maxSamples",
+        ("64 is below minSamples 65", "raise it"),
+    ),
+    (
+        "spec/allocation",
+        PAPER | {"pilotSamples": 8},
+        "spec.allocation",
+        ("pilot of 8 and minSamples 1", "samplesPerPrompt 8"),
+    ),
+    (
+        "spec/allocation",
+        PAPER | {"revisitPilotSamples": 9},
+        "spec.allocation",
+        ("pilot of 9", "raise samplesPerPrompt"),
+    ),
+    (
+        "spec/allocation",
+        {"policy": "uniform", "samplesPerPrompt": 0.5},
+        "spec.allocation.samplesPerPrompt",
+        ("0.5 is not a whole number, as policy uniform needs", "set policy: gvm"),
+    ),
+    (
+        "spec/allocation",
+        {"policy": "uniform", "tokensPerPrompt": 40},
+        "spec.allocation.tokensPerPrompt",
+        ("40 needs policy gvm, not uniform", "remove it"),
+    ),
+    ("spec/allocation/policy", "gvm_paper", "spec.allocation.policy", ("two stages", "set schedule: two_stage")),
+    ("spec/allocation/schedule", "two_stage", "spec.allocation.policy", ("policy: gvm_paper",)),
+    ("spec/allocation/samplesPerPrompt", 0, "spec.allocation.samplesPerPrompt", ("0", "greater than 0")),
     ("spec/allocation/maxSamples", 7, "spec.allocation.samplesPerPrompt", ("8 exceeds maxSamples 7", "raise max")),
     (
         "spec/allocation",
-        {"pilotReuse": "pooled", "gradNorm": {"source": "current"}},
+        PAPER | {"pilotReuse": "pooled", "gradNorm": {"source": "current"}},
         "spec.allocation.pilotReuse",
         ("pooled is biased", "source: lagged"),
     ),
     (
         "spec/allocation",
-        {"pilotReuse": "fixed", "minSamples": 0},
+        PAPER | {"pilotReuse": "fixed", "minSamples": 0},
         "spec.allocation.pilotReuse",
         ("fixed needs minSamples of at least 1, not 0",),
     ),
@@ -114,7 +145,7 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
         "spec/allocation",
         {"parity": "reference", "policy": "uniform"},
         "spec.allocation.parity",
-        ("reference needs policy gvm, not uniform",),
+        ("reference needs policy gvm_paper, not uniform",),
     ),
     ("spec/allocation/discount", 0, "spec.allocation.discount", ("0", "greater than 0")),
     ("spec/allocation/alpha", float("inf"), "spec.allocation.alpha", ("inf", "finite number")),
@@ -331,7 +362,7 @@ def test_no_message_names_a_python_class() -> None:
 POSSIBLE = [
     ("a pooled pilot with lagged norms", {"pilotReuse": "pooled", "gradNorm": {"source": "lagged"}}),
     ("no pilot at all", {"pilotSamples": 0, "minSamples": 0}),
-    ("reference parity with a pilot as large as the budget", {"parity": "reference", "pilotSamples": 8}),
+    ("reference parity with a pilot as large as the budget", PAPER | {"parity": "reference", "pilotSamples": 8}),
     ("the whole budget in the pilot and the floor", {"pilotSamples": 7, "minSamples": 1}),
 ]
 
@@ -343,7 +374,7 @@ def test_a_possible_combination_is_accepted(name: str, allocation: dict[str, Any
 
 CROSSED = [
     (
-        (("spec/allocation", {"parity": "reference", "pilotSamples": 0}),),
+        (("spec/allocation", PAPER | {"parity": "reference", "pilotSamples": 0}),),
         "spec.allocation.parity: reference needs a pilot; set allocation.pilotSamples: 8",
     ),
     (
@@ -371,7 +402,7 @@ PILOT_REUSE = [
     ({"gradNorm": CURRENT}, {"weights": "token_mean"}, "discard"),
     ({"gradNorm": CURRENT, "minSamples": 0}, {}, "discard"),
     ({"pilotReuse": "discard"}, {}, "discard"),
-    ({"parity": "reference", "gradNorm": {"source": "lagged"}}, {}, "discard"),
+    (PAPER | {"parity": "reference", "gradNorm": {"source": "lagged"}}, {}, "discard"),
 ]
 
 

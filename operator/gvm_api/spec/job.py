@@ -93,12 +93,6 @@ class JobSpec(SpecPart):
             )
         if self.allocation.parity == "reference" and self.allocation.pilot_samples < 1:
             raise ValueError("allocation.parity reference needs a pilot; set allocation.pilotSamples: 8")
-        if self.algorithm.replay.responses_per_iteration and self.algorithm.name not in ("raft", "raftpp"):
-            raise ValueError(
-                f"algorithm.replay.responsesPerIteration {self.algorithm.replay.responses_per_iteration} needs "
-                f"algorithm raft or raftpp, because {self.algorithm.name} contrasts accepted with rejected responses; "
-                "set it to 0"
-            )
         if self.allocation.pilot_reuse == "fixed" and self.algorithm.weights == "token_mean":
             raise ValueError(
                 "allocation.pilotReuse fixed weighs stages, which algorithm.weights token_mean cannot; "

@@ -190,6 +190,16 @@ class AlgorithmSpec(SpecPart):
     """Seed of prompt order, sampling and initialisation (32 bits, as NumPy and vLLM take it)."""
 
     @model_validator(mode="after")
+    def _replays_what_it_can_use(self) -> Self:
+        replayed = self.replay.responses_per_iteration
+        if replayed and self.name not in ("raft", "raftpp"):
+            raise ValueError(
+                f"replay.responsesPerIteration {replayed} needs algorithm raft or raftpp, because {self.name} contrasts "
+                "accepted with rejected responses; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _updates_fit_prompts(self) -> Self:
         if self.updates_per_iteration > self.prompts_per_iteration:
             raise ValueError(

@@ -91,6 +91,11 @@ _ALGORITHM = (
         "self.updatesPerIteration <= self.promptsPerIteration",
         "updatesPerIteration exceeds promptsPerIteration; lower it, so that every update has a prompt",
     ),
+    Rule(
+        "self.name in ['raft', 'raftpp'] || !has(self.replay.responsesPerIteration) "
+        "|| self.replay.responsesPerIteration == 0",
+        "replay.responsesPerIteration needs name raft or raftpp; set it to 0",
+    ),
 )
 
 _FREE = "self.policy != 'gvm_paper' || self.parity == 'reference'"
