@@ -194,8 +194,8 @@ class AlgorithmSpec(SpecPart):
         replayed = self.replay.responses_per_iteration
         if replayed and self.name not in ("raft", "raftpp"):
             raise ValueError(
-                f"replay.responsesPerIteration {replayed} needs algorithm raft or raftpp, because {self.name} contrasts "
-                "accepted with rejected responses; set it to 0"
+                f"replay.responsesPerIteration {replayed} needs algorithm raft or raftpp, because {self.name} "
+                "contrasts accepted with rejected responses; set it to 0"
             )
         return self
 
