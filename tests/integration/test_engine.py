@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.engine import Engine
+from gvm_trainer.samples import TrainingSample
 
 PROGRAM = Path(__file__).with_name("engine_program.py")
 MINI_BATCHES = [slice(0, 7), slice(7, 14), slice(14, 21), slice(0, 1)]

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.batching import collate, collate_tokens, micro_batches
+from gvm_trainer.samples import TrainingSample
 
 
 def padded(batch: list[int], lengths: list[int]) -> int:

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from gvm_trainer.advantages import TrainingSample
+from gvm_api.spec import AlgorithmName
+from gvm_trainer.algorithms import ALGORITHMS
 from gvm_trainer.batching import TokenBatch, TrainingBatch, collate, micro_batches
-from gvm_trainer.losses import LossStats, PolicyLoss
+from gvm_trainer.losses.stats import LossStats
+from gvm_trainer.losses.terms import Clip
+from gvm_trainer.policy_loss import PolicyLoss
 from gvm_trainer.policy_model import TokenLogprobs, TokenScores
+from gvm_trainer.samples import TrainingSample
 
 
 def one_token(advantage: float, weight: float = 1.0) -> TrainingBatch:
@@ -58,7 +62,7 @@ def value_and_gradient(
 def test_grpo_clips_where_the_ratio_has_gone_far_enough(
     ratio: float, advantage: float, value: float, gradient: float, clipped: int
 ) -> None:
-    loss = PolicyLoss(algorithm="grpo", clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+    loss = PolicyLoss(algorithm="grpo", clip=Clip(low=0.2, high=0.28, dual=3.0))
     got_value, got_gradient, stats = value_and_gradient(loss, ratio, advantage)
     assert got_value == pytest.approx(value)
     assert got_gradient == pytest.approx(gradient)
@@ -80,10 +84,10 @@ def test_raft_is_the_weighted_negative_log_likelihood() -> None:
     )
 
 
-@pytest.mark.parametrize("algorithm", ["raft", "raftpp", "grpo"])
-def test_a_runaway_ratio_gives_finite_numbers(algorithm: str) -> None:
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_a_runaway_ratio_gives_finite_numbers(algorithm: AlgorithmName) -> None:
     for logprob in (-1e4, -1e-3):
-        batch, given = one_token(-1.0 if algorithm == "grpo" else 1.0), scores(logprob)
+        batch, given = one_token(-1.0 if ALGORITHMS[algorithm].trains_on_rejected else 1.0), scores(logprob)
         batch.old_logprobs.fill_(-1e4 if logprob > -1.0 else -1e-3)
         value, stats = PolicyLoss(algorithm=algorithm)(given, batch)
         value.backward()
@@ -118,15 +122,19 @@ def test_k3_averages_to_the_divergence() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"clip_low": -0.1}, "clip_low is -0.1"),
-        ({"clip_low": 1.0}, "clip_low is 1.0"),
-        ({"dual_clip": 1.0}, "dual_clip is 1.0"),
-        ({"kl_coefficient": -1.0}, "kl_coefficient is -1.0"),
+        ({"low": -0.1}, "clip.low is -0.1"),
+        ({"low": 1.0}, "clip.low is 1.0"),
+        ({"dual": 1.0}, "clip.dual is 1.0"),
     ],
 )
-def test_constants_that_make_no_sense_are_refused(fields: dict[str, float], message: str) -> None:
+def test_bounds_that_make_no_sense_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PolicyLoss(algorithm="grpo", **fields)
+        Clip(**fields)
+
+
+def test_a_push_away_from_the_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kl_coefficient is -1\.0"):
+        PolicyLoss(algorithm="grpo", kl_coefficient=-1.0)
 
 
 def test_a_penalty_needs_its_reference() -> None:

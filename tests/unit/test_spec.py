@@ -83,7 +83,7 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     ("spec/reward", {"type": "regex", "pattern": "("}, "spec.reward.pattern", ("'('", "no regular expression")),
     ("spec/reward", {"type": "exact", "pattern": "#.*"}, "spec.reward.pattern", ("0 groups", "write one")),
     ("spec/reward/timeoutSeconds", 0, "spec.reward.timeoutSeconds", ("0", "greater than 0")),
-    ("spec/algorithm/name", "ppo", "spec.algorithm.name", ("'ppo'", "'raft', 'raftpp' or 'grpo'")),
+    ("spec/algorithm/name", "ppo", "spec.algorithm.name", ("'ppo'", "'raftpp', 'grpo'", "or 'maxrl'")),
     ("spec/algorithm/clipLow", 1.5, "spec.algorithm.clipLow", ("1.5", "less than or equal to 1")),
     ("spec/algorithm/dualClip", 1, "spec.algorithm.dualClip", ("1", "greater than 1")),
     ("spec/algorithm/seed", 2**32, "spec.algorithm.seed", (str(2**32), "less than or equal to 4294967295")),

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from gvm_trainer.advantages import TrainingSample
+from gvm_trainer.samples import TrainingSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,11 +137,17 @@ class RewardSpec(SpecPart):
             raise ValueError(f"pattern {pattern!r} has {num_groups} groups; write one, around the final answer")
 
 
+AlgorithmName = Literal["raft", "raftpp", "grpo", "dr_grpo", "rloo", "maxrl"]
+"""Update rules, each one object in `gvm_trainer.algorithms`."""
+
+
 class AlgorithmSpec(SpecPart):
     """The update rule and the length of the run."""
 
-    name: Literal["raft", "raftpp", "grpo"] = "raftpp"
-    """raft: likelihood of accepted samples. raftpp: the same, importance-weighted and clipped. grpo."""
+    name: AlgorithmName = "raftpp"
+    """raft: likelihood of accepted samples. raftpp: the same, importance-weighted and clipped. The others set accepted
+    against rejected samples and differ in what a prompt counts: rloo, dr_grpo: the accept rate p; grpo: between p and
+    2 arcsin √p; maxrl: log p, cut off after n − 1 terms."""
 
     max_iterations: Positive = 100
     """Iterations of sample, plan, train. The reference samples 1024 prompts in each."""
@@ -163,7 +169,7 @@ class AlgorithmSpec(SpecPart):
     """Importance ratios are clipped from above at 1 + clipHigh."""
 
     dual_clip: Annotated[float, Field(gt=1)] = 3.0
-    """grpo: a negative advantage's loss is bounded by this multiple of it (dual-clip PPO)."""
+    """A negative advantage's loss is bounded by this multiple of it (dual-clip PPO); not for raft and raftpp."""
 
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL divergence from the initial policy (low-variance estimator); 0 loads no reference."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gvm_trainer.batching import TrainingBatch
+from gvm_trainer.losses.terms import TokenTerms
 from gvm_trainer.policy_model import TokenScores
 
 
@@ -48,12 +49,10 @@ class LossStats:
         return {"num_tokens": num_tokens, **means}
 
 
-def token_stats(
-    scores: TokenScores, batch: TrainingBatch, log_ratio: Tensor, clipped: Tensor | None = None
-) -> LossStats:
-    """The statistics of a micro-batch; `clipped` [B, L-1] is boolean."""
+def token_stats(scores: TokenScores, batch: TrainingBatch, terms: TokenTerms) -> LossStats:
+    """The statistics of a micro-batch."""
     mask = batch.tokens.response_mask[:, 1:]
-    log_ratio = log_ratio.detach()
+    log_ratio, clipped = terms.log_ratio.detach(), terms.clipped
     zero = torch.zeros((), dtype=torch.float64, device=mask.device)
     return LossStats(
         num_tokens=mask.sum(),
