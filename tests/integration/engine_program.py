@@ -73,6 +73,7 @@ def sample(number: int, generator: random.Random) -> TrainingSample:
         prompt_token_ids=tuple(generator.randrange(3, 15) for _ in range(5)),
         response_token_ids=tuple(generator.randrange(3, 15) for _ in range(length)),
         old_logprobs=tuple(-2.0 - generator.random() for _ in range(length)),
+        rollout_logprobs=tuple(-2.0 - 2 * generator.random() for _ in range(length)),
         advantage=generator.choice([-1.0, 1.0]),
         weight=0.001 * (20.0 if 7 <= number < 14 else 1.0) * generator.random(),
     )

@@ -85,6 +85,7 @@ BAD: list[tuple[Changes, str, str]] = [
         "spec.algorithm",
         "updatesPerIteration exceeds",
     ),
+    ({"spec/algorithm/importanceCap": 0.5}, "spec.algorithm", "importanceCap below 1"),
     ({"spec/allocation/minSamples": 65}, "spec.allocation", "maxSamples is below minSamples"),
     ({"spec/allocation": {"parity": "reference", "policy": "uniform"}}, "spec.allocation", "set policy: gvm"),
     ({"spec/allocation": {"parity": "reference", "pilotSamples": 0}}, "spec.allocation", "needs a pilot"),

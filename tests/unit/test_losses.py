@@ -1,6 +1,7 @@
 """Losses by hand-worked numbers: value and gradient inside, at and outside the bounds, for both signs of A."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gvm_trainer.policy_model import TokenLogprobs, TokenScores
 from gvm_trainer.samples import TrainingSample
 
 
-def one_token(advantage: float, weight: float = 1.0) -> TrainingBatch:
+def one_token(advantage: float, weight: float = 1.0, rollout: float = -1.0) -> TrainingBatch:
     tokens = TokenBatch(
         input_ids=torch.tensor([[0, 1]]),
         attention_mask=torch.ones(1, 2, dtype=torch.int64),
@@ -26,6 +27,7 @@ def one_token(advantage: float, weight: float = 1.0) -> TrainingBatch:
     return TrainingBatch(
         tokens=tokens,
         old_logprobs=torch.tensor([[-1.0]], dtype=torch.float64),
+        rollout_logprobs=torch.tensor([[rollout]], dtype=torch.float64),
         advantages=torch.tensor([advantage], dtype=torch.float64),
         weights=torch.tensor([weight], dtype=torch.float64),
     )
@@ -80,8 +82,72 @@ def test_raft_is_the_weighted_negative_log_likelihood() -> None:
     assert value == pytest.approx(-0.25 * (-1.0 + math.log(2.0)))
     assert gradient == pytest.approx(-0.25)
     assert stats.means() == pytest.approx(
-        {"num_tokens": 1, "clipped": 0, "approx_kl": 1 - math.log(2), "entropy": 0.3, "reference_kl": 0}
+        {
+            "num_tokens": 1,
+            "clipped": 0,
+            "approx_kl": 1 - math.log(2),
+            "entropy": 0.3,
+            "reference_kl": 0,
+            "importance_weight": 1,
+            "importance_truncated": 0,
+        }
     )
+
+
+# The learner's π_old gives the token e^-1; after updates the policy gives it e^-0.9.
+@pytest.mark.parametrize(
+    ("algorithm", "old_logprobs", "rollout", "weight", "truncated"),
+    [
+        ("raftpp", "learner", -1.25, math.exp(0.25), 0),
+        ("raftpp", "learner", -0.75, math.exp(-0.25), 0),
+        ("raftpp", "learner", -3.0, 2.0, 1),
+        ("raftpp", "learner", -1e4, 2.0, 1),
+        # The batch's old logprobs are the server's: the ratio holds the difference.
+        ("raftpp", "rollout", -1.0, 1.0, 0),
+        ("raft", "learner", -1.25, math.exp(0.25), 0),
+        ("raft", "rollout", -1.0, math.exp(0.1), 0),
+    ],
+)
+def test_a_token_weighs_by_learner_over_server_up_to_the_cap(
+    algorithm: AlgorithmName, old_logprobs: Literal["learner", "rollout"], rollout: float, weight: float, truncated: int
+) -> None:
+    given, plain = scores(-0.9), scores(-0.9)
+    batch = one_token(1.0, rollout=rollout)
+    loss = PolicyLoss(algorithm=algorithm, importance_cap=2.0, old_logprobs=old_logprobs)
+    value, stats = loss(given, batch)
+    value.backward()
+    without, _ = PolicyLoss(algorithm=algorithm)(plain, batch)
+    without.backward()
+    assert value.item() == pytest.approx(weight * without.item())
+    assert given.logprobs.grad.item() == pytest.approx(weight * plain.logprobs.grad.item())
+    means = stats.means()
+    assert (means["importance_weight"], means["importance_truncated"]) == (pytest.approx(weight), truncated)
+
+
+def test_the_pull_to_the_reference_has_no_such_weight() -> None:
+    reference = torch.tensor([[-1.5]], dtype=torch.float64)
+    values = [
+        PolicyLoss(algorithm="raftpp", kl_coefficient=kl, importance_cap=2.0)(
+            scores(-1.0), one_token(1.0, rollout=-1.25), reference
+        )[0].item()
+        for kl in (0.0, 1.0)
+    ]
+    assert values[1] - values[0] == pytest.approx(math.exp(-0.5) - 1 + 0.5)
+
+
+def test_off_the_response_nothing_is_weighed() -> None:
+    samples = mini_batch()
+    batch = collate(samples, pad_token_id=0)
+    given = TokenScores(batch.old_logprobs.clone(), torch.zeros_like(batch.old_logprobs))
+    _, stats = PolicyLoss(algorithm="grpo", importance_cap=2.0)(given, batch)
+    ratios = [math.exp(o - r) for s in samples for o, r in zip(s.old_logprobs, s.rollout_logprobs, strict=True)]
+    assert stats.means()["importance_weight"] == pytest.approx(sum(min(r, 2.0) for r in ratios) / len(ratios))
+
+
+@pytest.mark.parametrize("cap", [-1.0, 0.5])
+def test_caps_that_would_weaken_every_token_are_refused(cap: float) -> None:
+    with pytest.raises(ValueError, match=f"importance_cap is {cap}"):
+        PolicyLoss(algorithm="raft", importance_cap=cap)
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
@@ -154,6 +220,7 @@ def mini_batch() -> list[TrainingSample]:
                 prompt_token_ids=(3, 4)[: 1 + index % 2],
                 response_token_ids=tokens,
                 old_logprobs=tuple((-3.1 - 0.3 * torch.rand(length, generator=draw)).tolist()),
+                rollout_logprobs=tuple((-3.1 - 0.3 * torch.rand(length, generator=draw)).tolist()),
                 advantage=1.0 if index % 3 else -0.7,
                 weight=1.0 / (4 + index),
             )
@@ -162,7 +229,7 @@ def mini_batch() -> list[TrainingSample]:
 
 
 @pytest.mark.parametrize("algorithm", ["raft", "raftpp", "grpo"])
-def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(algorithm: str) -> None:
+def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(algorithm: AlgorithmName) -> None:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -175,7 +242,7 @@ def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(
         )
     ).double()
     policy, samples = TokenLogprobs(model), mini_batch()
-    loss = PolicyLoss(algorithm=algorithm)
+    loss = PolicyLoss(algorithm=algorithm, importance_cap=1.1)
     totals: list[Tensor] = []
     means: list[dict[str, float]] = []
     for num_ranks in (1, 2, 3):

@@ -85,6 +85,7 @@ BAD_VALUES: list[tuple[str, Any, str, tuple[str, ...]]] = [
     ("spec/reward/timeoutSeconds", 0, "spec.reward.timeoutSeconds", ("0", "greater than 0")),
     ("spec/algorithm/name", "ppo", "spec.algorithm.name", ("'ppo'", "'raftpp', 'grpo'", "or 'maxrl'")),
     ("spec/algorithm/clipLow", 1.5, "spec.algorithm.clipLow", ("1.5", "less than or equal to 1")),
+    ("spec/algorithm/importanceCap", 0.5, "spec.algorithm.importanceCap", ("0.5 would weaken", "or to 0 for none")),
     ("spec/algorithm/dualClip", 1, "spec.algorithm.dualClip", ("1", "greater than 1")),
     ("spec/algorithm/seed", 2**32, "spec.algorithm.seed", (str(2**32), "less than or equal to 4294967295")),
     ("spec/algorithm/seed", -1, "spec.algorithm.seed", ("-1", "greater than or equal to 0")),

@@ -85,6 +85,8 @@ class Engine:
             algorithm=algorithm.name,
             clip=Clip(low=algorithm.clip_low, high=algorithm.clip_high, dual=algorithm.dual_clip),
             kl_coefficient=algorithm.kl_coefficient,
+            importance_cap=algorithm.importance_cap,
+            old_logprobs=algorithm.old_logprobs,
         )
         self.num_updates = 0
 

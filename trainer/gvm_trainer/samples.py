@@ -152,7 +152,8 @@ class TrainingSample:
 
     Example: one of two accepted among 4 prompts at T0 = 100 has
         TrainingSample(key=("17", "main", 0), prompt_token_ids=(1, 5), response_token_ids=(7, 2),
-                       old_logprobs=(-0.1, -0.2), advantage=1.0, weight=1 / (4 * 2 * 100))
+                       old_logprobs=(-0.1, -0.2), rollout_logprobs=(-0.1, -0.2), advantage=1.0,
+                       weight=1 / (4 * 2 * 100))
     """
 
     key: SampleKey
@@ -160,5 +161,7 @@ class TrainingSample:
     response_token_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...]
     """log π_old of each response token, nats: the denominator of the importance ratio"""
+    rollout_logprobs: tuple[float, ...]
+    """log π of each response token as it was sampled, nats: the server's"""
     advantage: float
     weight: float

@@ -109,6 +109,7 @@ def _training_sample(
         prompt_token_ids=prompt.token_ids,
         response_token_ids=completion.token_ids,
         old_logprobs=completion.logprobs if score is None else score.logprobs,
+        rollout_logprobs=completion.logprobs,
         advantage=advantage,
         weight=weight,
     )

@@ -177,15 +177,23 @@ class AlgorithmSpec(SpecPart):
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
 
+    importance_cap: Annotated[float, Field(ge=0)] = 2.0
+    """Most that a token counts for being likelier under the learner than under the server that sampled it (truncated
+    importance weights); 0 turns the weights off."""
+
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of prompt order, sampling and initialisation (32 bits, as NumPy and vLLM take it)."""
 
     @model_validator(mode="after")
-    def _updates_fit_prompts(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.updates_per_iteration > self.prompts_per_iteration:
             raise ValueError(
                 f"updatesPerIteration {self.updates_per_iteration} exceeds promptsPerIteration "
                 f"{self.prompts_per_iteration}; lower it, so that every update has a prompt"
+            )
+        if 0 < self.importance_cap < 1:
+            raise ValueError(
+                f"importanceCap {self.importance_cap} would weaken every token; set it to 1 or more, or to 0 for none"
             )
         return self
 

@@ -91,6 +91,10 @@ _ALGORITHM = (
         "self.updatesPerIteration <= self.promptsPerIteration",
         "updatesPerIteration exceeds promptsPerIteration; lower it, so that every update has a prompt",
     ),
+    Rule(
+        "self.importanceCap <= 0.0 || self.importanceCap >= 1.0",
+        "importanceCap below 1 would weaken every token; set it to 1 or more, or to 0 for none",
+    ),
 )
 
 _ALLOCATION = (

@@ -9,14 +9,16 @@ that factor would depend on the verdicts, so it is left out: RLOO's exact A, E[g
 
 import statistics
 from collections.abc import Sequence
+from typing import ClassVar
 
+from gvm_api.spec import AlgorithmName
 from gvm_trainer.algorithms.rloo import Rloo
 
 
 class DrGrpo(Rloo):
     """The reward less the group's mean."""
 
-    name = "dr_grpo"
+    name: ClassVar[AlgorithmName] = "dr_grpo"
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
         """r − mean."""

@@ -10,7 +10,9 @@ of its likelihood.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
+from gvm_api.spec import AlgorithmName
 from gvm_api.stopping import StoppingRule
 from gvm_trainer.algorithms.base import Algorithm, Graded
 from gvm_trainer.batching import TrainingBatch
@@ -30,7 +32,7 @@ class Raft(Algorithm):
             rules then have one objective, and gain nothing but variance from longer rules.
     """
 
-    name = "raft"
+    name: ClassVar[AlgorithmName] = "raft"
     trains_on_rejected = False
     has_ratio = False
     least_first_round = 1

@@ -5,6 +5,9 @@
 At ρ = 1 its gradient is RAFT's, and so is what it optimises.
 """
 
+from typing import ClassVar
+
+from gvm_api.spec import AlgorithmName
 from gvm_trainer.algorithms.raft import Raft
 from gvm_trainer.batching import TrainingBatch
 from gvm_trainer.losses.surrogate import surrogate_terms
@@ -15,7 +18,7 @@ from gvm_trainer.policy_model import TokenScores
 class RaftPlusPlus(Raft):
     """RAFT's samples and weights, PPO's surrogate."""
 
-    name = "raftpp"
+    name: ClassVar[AlgorithmName] = "raftpp"
     has_ratio = True
 
     def token_terms(self, scores: TokenScores, batch: TrainingBatch, clip: Clip) -> TokenTerms:

@@ -11,7 +11,9 @@ the clipped surrogate serves, as in TRL and verl; at ρ = 1 its gradient is the 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+from gvm_api.spec import AlgorithmName
 from gvm_trainer.algorithms.base import TwoSided
 from gvm_trainer.path_counts import Stopped
 
@@ -19,7 +21,7 @@ from gvm_trainer.path_counts import Stopped
 class Rloo(TwoSided):
     """REINFORCE with a leave-one-out baseline."""
 
-    name = "rloo"
+    name: ClassVar[AlgorithmName] = "rloo"
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
         """r − mean of the others."""

@@ -15,6 +15,7 @@ from gvm_trainer.policy_model import TokenScores
 def dual_clip_terms(scores: TokenScores, batch: TrainingBatch, clip: Clip) -> TokenTerms:
     """The tokens' terms."""
     values, log_ratio, clipped = surrogate_terms(scores, batch, clip)
+    assert clipped is not None, "the surrogate has a bound"
     advantages = batch.advantages[:, None]
     floor = clip.dual * advantages
     is_floored = (advantages < 0.0) & (values < floor)

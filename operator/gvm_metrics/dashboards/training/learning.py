@@ -174,10 +174,12 @@ def _updates() -> tuple[panels.Lines, ...]:
             quarter(
                 "Clipped tokens",
                 "Share of the tokens whose importance ratio is clipped. Good: below 10 %; more means that an "
-                "iteration has too many updates or too high a learning rate.",
+                "iteration has too many updates or too high a learning rate. And of those that the learner finds "
+                "likelier than the server by more than importanceCap. Good: 0.",
                 panels.SHARE,
             ),
             Query(JOB.newest("gvm_clip_fraction"), "clipped"),
+            Query(JOB.newest("gvm_importance_truncated_fraction"), "above importanceCap"),
             low=0,
         ),
         lines(
