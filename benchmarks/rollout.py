@@ -24,25 +24,25 @@ from gvm_api.load import load_job
 from gvm_trainer.prompts import load_prompts
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.samples import Prompt
+from gvm_trainer.samples import Group, Prompt
 from gvm_trainer.sampling import sample_stage
 
 
 async def stages(url: str, verifier: Verifier, prompts: list[Prompt], max_tokens: int, seed: int) -> float:
     """Tokens a second of a pilot and a second stage, verdicts included."""
-    begun, tokens = time.perf_counter(), 0
+    begun, groups = time.perf_counter(), [Group(prompt=prompt) for prompt in prompts]
     async with RolloutClient([url], max_tokens=max_tokens, concurrency=256, timeout_seconds=300, retries=2) as client:
         for stage in ("pilot", "main"):
             groups = await sample_stage(
                 client,
                 verifier,
-                prompts,
-                {p.id: 4 for p in prompts},
+                groups,
+                [4] * len(groups),
                 stage=stage,
                 seed=seed,
                 on_progress=lambda _: None,
             )
-            tokens += sum(len(s.completion.token_ids) for own in groups.values() for s in own)
+    tokens = sum(len(s.completion.token_ids) for group in groups for s in group.samples)
     return tokens / (time.perf_counter() - begun)
 
 

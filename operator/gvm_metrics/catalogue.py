@@ -74,6 +74,18 @@ LEARNER = (
     _job("gvm_reference_kl_nats", "gauge", "nats", "KL(π, π_ref) a token; 0 where klCoefficient is 0."),
     _job("gvm_entropy_nats", "gauge", "nats", "Entropy of the policy a token."),
     _job("gvm_clip_fraction", "gauge", "1", "Share of the tokens whose importance ratio is clipped."),
+    _job(
+        "gvm_importance_weight",
+        "gauge",
+        "1",
+        "Mean weight of a token by its probability under the learner over that under the server; 1 where both agree.",
+    ),
+    _job(
+        "gvm_importance_truncated_fraction",
+        "gauge",
+        "1",
+        "Share of the tokens whose importance weight importanceCap cuts off.",
+    ),
     _job("gvm_grad_norm", "gauge", "1", "L2 norm of the gradient before clipping, mean over the updates."),
     _job("gvm_learning_rate", "gauge", "1", "Learning rate of the last update."),
     _job("gvm_response_tokens", "histogram", "tokens", "Length of the training samples.", buckets=_LENGTHS),

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from gvm_api.spec import JobSpec
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.engine import Engine, TokenSequence
 from gvm_trainer.gang import Gang
+from gvm_trainer.samples import TrainingSample
 
 MINI_BATCHES = [slice(0, 7), slice(7, 14), slice(14, 21), slice(0, 1)]
 """The second's gradient is far above the bound of its norm; of the last, a second rank has no sample."""
@@ -73,6 +73,7 @@ def sample(number: int, generator: random.Random) -> TrainingSample:
         prompt_token_ids=tuple(generator.randrange(3, 15) for _ in range(5)),
         response_token_ids=tuple(generator.randrange(3, 15) for _ in range(length)),
         old_logprobs=tuple(-2.0 - generator.random() for _ in range(length)),
+        rollout_logprobs=tuple(-2.0 - 2 * generator.random() for _ in range(length)),
         advantage=generator.choice([-1.0, 1.0]),
         weight=0.001 * (20.0 if 7 <= number < 14 else 1.0) * generator.random(),
     )

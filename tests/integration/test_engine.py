@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.engine import Engine
+from gvm_trainer.samples import TrainingSample
 
 PROGRAM = Path(__file__).with_name("engine_program.py")
 MINI_BATCHES = [slice(0, 7), slice(7, 14), slice(14, 21), slice(0, 1)]
@@ -91,7 +91,10 @@ class PlainTraining:
         return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate, "reference_kl": reference_kl}
 
     def loss(self, sample: TrainingSample) -> tuple[Tensor, Tensor]:
-        """GRPO's clipped surrogate with dual clip plus 20 times the divergence, and the divergence of each token."""
+        """GRPO's clipped surrogate with dual clip, by the token's truncated weight, plus 20 times the divergence.
+
+        And the divergence of each token.
+        """
         logprobs = token_logprobs(self.model, sample)
         with torch.no_grad():
             reference = token_logprobs(self.reference, sample)
@@ -100,7 +103,8 @@ class PlainTraining:
         if advantage < 0:
             surrogate = surrogate.clamp(min=3.0 * advantage)
         divergence = (reference - logprobs).exp() - 1 - (reference - logprobs)
-        return sample.weight * (-surrogate + 20.0 * divergence).sum(), divergence.detach()
+        weight = (torch.tensor(sample.old_logprobs) - torch.tensor(sample.rollout_logprobs)).exp().clamp(max=2.0)
+        return sample.weight * (-weight * surrogate + 20.0 * divergence).sum(), divergence.detach()
 
 
 def load(path: Path) -> PreTrainedModel:

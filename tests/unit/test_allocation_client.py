@@ -295,6 +295,11 @@ SAMPLES = {
 GROUPS = [Group(prompt=p, samples=tuple(SAMPLES[p.id])) for p in PROMPTS]
 
 
+def test_a_group_knows_its_counts() -> None:
+    counts = [(len(g.samples), g.num_judged, g.num_accepted, g.size("pilot"), g.size("main")) for g in GROUPS]
+    assert counts == [(5, 4, 3, 4, 1), (1, 0, 0, 0, 1), (0, 0, 0, 0, 0)]
+
+
 def test_a_stages_outcomes_count_every_sample_once() -> None:
     assert outcomes(GROUPS, "pilot") == (
         wire.PromptOutcome(id="a", num_samples=4, num_accepted=2, num_unjudged=1, num_tokens=18, grad_norms=(2.0, 3.0)),

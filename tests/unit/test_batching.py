@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.batching import collate, collate_tokens, micro_batches
+from gvm_trainer.samples import TrainingSample
 
 
 def padded(batch: list[int], lengths: list[int]) -> int:
@@ -74,6 +74,7 @@ def test_tokens_are_padded_on_the_right_and_masked() -> None:
 def test_old_logprobs_stand_where_their_token_is_the_target() -> None:
     batch = collate([sample((1, 2), (3, 4), 0.5), sample((5,), (6,), 0.25)], pad_token_id=0)
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([[0.0, -1.0, -2.0], [-1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(batch.rollout_logprobs, torch.tensor([[0.0, -1.5, -2.5], [-1.5, 0.0, 0.0]]))
     assert batch.weights.tolist() == [0.5, 0.25]
     assert batch.advantages.tolist() == [1.0, 1.0]
 
@@ -94,7 +95,8 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_moving_a_batch_moves_all_of_it() -> None:
     moved = collate([sample((1, 2), (3,), 0.5)], pad_token_id=0).to("meta")
     tensors = (moved.tokens.input_ids, moved.tokens.attention_mask, moved.tokens.response_mask)
-    assert all(t.is_meta for t in (*tensors, moved.old_logprobs, moved.advantages, moved.weights))
+    logprobs = (moved.old_logprobs, moved.rollout_logprobs)
+    assert all(t.is_meta for t in (*tensors, *logprobs, moved.advantages, moved.weights))
 
 
 def sample(prompt: tuple[int, ...], response: tuple[int, ...], weight: float) -> TrainingSample:
@@ -103,6 +105,7 @@ def sample(prompt: tuple[int, ...], response: tuple[int, ...], weight: float) ->
         prompt_token_ids=prompt,
         response_token_ids=response,
         old_logprobs=tuple(-1.0 - t for t in range(len(response))),
+        rollout_logprobs=tuple(-1.5 - t for t in range(len(response))),
         advantage=1.0,
         weight=weight,
     )

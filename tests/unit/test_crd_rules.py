@@ -86,6 +86,7 @@ BAD: list[tuple[Changes, str, str]] = [
         "spec.algorithm",
         "updatesPerIteration exceeds",
     ),
+    ({"spec/algorithm/importanceCap": 0.5}, "spec.algorithm", "importanceCap below 1"),
     ({"spec/allocation": PAPER | {"minSamples": 65}}, "spec.allocation", "maxSamples is below minSamples"),
     ({"spec/allocation": {"parity": "reference", "policy": "uniform"}}, "spec.allocation", "set policy: gvm_paper"),
     ({"spec/allocation": PAPER | {"parity": "reference", "pilotSamples": 0}}, "spec.allocation", "needs a pilot"),

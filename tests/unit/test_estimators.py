@@ -19,11 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gvm_trainer.advantages import Algorithm, Estimator, PilotReuse, TrainingSample, training_samples
+from gvm_api.spec import AlgorithmName
 from gvm_trainer.batching import TrainingBatch, collate
-from gvm_trainer.losses import PolicyLoss
+from gvm_trainer.policy_loss import PolicyLoss
 from gvm_trainer.policy_model import TokenScores
-from gvm_trainer.samples import Completion, Group, Prompt, Sample, Stage
+from gvm_trainer.samples import Completion, Group, Prompt, Sample, Stage, TrainingSample
+from gvm_trainer.weighting import Estimator, PilotReuse, training_samples
 
 RESPONSES: list[tuple[int, ...]] = [(0,), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
 ACCEPTED: list[set[tuple[int, ...]]] = [{(0,), (1, 2), (2, 1)}, {(1, 0), (2, 2)}]
@@ -157,7 +158,7 @@ def test_the_seven_responses_are_all_there_are() -> None:
 @pytest.mark.parametrize("algorithm", ["raft", "raftpp"])
 @pytest.mark.parametrize("num_samples", [(2, 2), (1, 3)])
 def test_raft_estimates_each_prompts_accepted_mean_whatever_its_budget(
-    algorithm: Algorithm, num_samples: tuple[int, int]
+    algorithm: AlgorithmName, num_samples: tuple[int, int]
 ) -> None:
     estimator = Estimator(algorithm=algorithm, response_length=2)
     gradient = expected_gradient(one_stage(num_samples), estimator, PolicyLoss(algorithm=algorithm))

@@ -73,6 +73,7 @@ def test_a_plan_is_counted_with_its_pilot() -> None:
 
 def test_updates_are_averaged_and_no_update_is_nothing_under_the_same_keys() -> None:
     means = {"num_tokens": 4.0, "clipped": 0.5, "approx_kl": 0.1, "entropy": 1.0, "reference_kl": 0.2}
+    means |= {"importance_weight": 1.01, "importance_truncated": 0.3}
     updates = [
         UpdateStats(loss=loss, grad_norm=2 * loss, learning_rate=loss / 10, num_samples=1, means=means)
         for loss in (1.0, 3.0)
@@ -87,6 +88,8 @@ def test_updates_are_averaged_and_no_update_is_nothing_under_the_same_keys() -> 
             "reference_kl": 0.2,
             "entropy": 1.0,
             "clip_fraction": 0.5,
+            "importance_weight": 1.01,
+            "importance_truncated_fraction": 0.3,
         }
     )
     assert update_metrics([]) == dict.fromkeys(metrics)

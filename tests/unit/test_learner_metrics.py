@@ -42,6 +42,8 @@ LINE: dict[str, Any] = {
     "reference_kl": 0.0,
     "entropy": 0.02,
     "clip_fraction": 0.001,
+    "importance_weight": 0.999,
+    "importance_truncated_fraction": 0.0,
     "grad_norm": 0.13,
     "learning_rate": 2e-4,
     "truncated_fraction": 0.0,

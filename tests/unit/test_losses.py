@@ -1,19 +1,24 @@
 """Losses by hand-worked numbers: value and gradient inside, at and outside the bounds, for both signs of A."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from gvm_trainer.advantages import TrainingSample
+from gvm_api.spec import AlgorithmName
+from gvm_trainer.algorithms import ALGORITHMS
 from gvm_trainer.batching import TokenBatch, TrainingBatch, collate, micro_batches
-from gvm_trainer.losses import LossStats, PolicyLoss
+from gvm_trainer.losses.stats import LossStats
+from gvm_trainer.losses.terms import Clip
+from gvm_trainer.policy_loss import PolicyLoss
 from gvm_trainer.policy_model import TokenLogprobs, TokenScores
+from gvm_trainer.samples import TrainingSample
 
 
-def one_token(advantage: float, weight: float = 1.0) -> TrainingBatch:
+def one_token(advantage: float, weight: float = 1.0, rollout: float = -1.0) -> TrainingBatch:
     tokens = TokenBatch(
         input_ids=torch.tensor([[0, 1]]),
         attention_mask=torch.ones(1, 2, dtype=torch.int64),
@@ -22,6 +27,7 @@ def one_token(advantage: float, weight: float = 1.0) -> TrainingBatch:
     return TrainingBatch(
         tokens=tokens,
         old_logprobs=torch.tensor([[-1.0]], dtype=torch.float64),
+        rollout_logprobs=torch.tensor([[rollout]], dtype=torch.float64),
         advantages=torch.tensor([advantage], dtype=torch.float64),
         weights=torch.tensor([weight], dtype=torch.float64),
     )
@@ -58,7 +64,7 @@ def value_and_gradient(
 def test_grpo_clips_where_the_ratio_has_gone_far_enough(
     ratio: float, advantage: float, value: float, gradient: float, clipped: int
 ) -> None:
-    loss = PolicyLoss(algorithm="grpo", clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+    loss = PolicyLoss(algorithm="grpo", clip=Clip(low=0.2, high=0.28, dual=3.0))
     got_value, got_gradient, stats = value_and_gradient(loss, ratio, advantage)
     assert got_value == pytest.approx(value)
     assert got_gradient == pytest.approx(gradient)
@@ -76,14 +82,78 @@ def test_raft_is_the_weighted_negative_log_likelihood() -> None:
     assert value == pytest.approx(-0.25 * (-1.0 + math.log(2.0)))
     assert gradient == pytest.approx(-0.25)
     assert stats.means() == pytest.approx(
-        {"num_tokens": 1, "clipped": 0, "approx_kl": 1 - math.log(2), "entropy": 0.3, "reference_kl": 0}
+        {
+            "num_tokens": 1,
+            "clipped": 0,
+            "approx_kl": 1 - math.log(2),
+            "entropy": 0.3,
+            "reference_kl": 0,
+            "importance_weight": 1,
+            "importance_truncated": 0,
+        }
     )
 
 
-@pytest.mark.parametrize("algorithm", ["raft", "raftpp", "grpo"])
-def test_a_runaway_ratio_gives_finite_numbers(algorithm: str) -> None:
+# The learner's π_old gives the token e^-1; after updates the policy gives it e^-0.9.
+@pytest.mark.parametrize(
+    ("algorithm", "old_logprobs", "rollout", "weight", "truncated"),
+    [
+        ("raftpp", "learner", -1.25, math.exp(0.25), 0),
+        ("raftpp", "learner", -0.75, math.exp(-0.25), 0),
+        ("raftpp", "learner", -3.0, 2.0, 1),
+        ("raftpp", "learner", -1e4, 2.0, 1),
+        # The batch's old logprobs are the server's: the ratio holds the difference.
+        ("raftpp", "rollout", -1.0, 1.0, 0),
+        ("raft", "learner", -1.25, math.exp(0.25), 0),
+        ("raft", "rollout", -1.0, math.exp(0.1), 0),
+    ],
+)
+def test_a_token_weighs_by_learner_over_server_up_to_the_cap(
+    algorithm: AlgorithmName, old_logprobs: Literal["learner", "rollout"], rollout: float, weight: float, truncated: int
+) -> None:
+    given, plain = scores(-0.9), scores(-0.9)
+    batch = one_token(1.0, rollout=rollout)
+    loss = PolicyLoss(algorithm=algorithm, importance_cap=2.0, old_logprobs=old_logprobs)
+    value, stats = loss(given, batch)
+    value.backward()
+    without, _ = PolicyLoss(algorithm=algorithm)(plain, batch)
+    without.backward()
+    assert value.item() == pytest.approx(weight * without.item())
+    assert given.logprobs.grad.item() == pytest.approx(weight * plain.logprobs.grad.item())
+    means = stats.means()
+    assert (means["importance_weight"], means["importance_truncated"]) == (pytest.approx(weight), truncated)
+
+
+def test_the_pull_to_the_reference_has_no_such_weight() -> None:
+    reference = torch.tensor([[-1.5]], dtype=torch.float64)
+    values = [
+        PolicyLoss(algorithm="raftpp", kl_coefficient=kl, importance_cap=2.0)(
+            scores(-1.0), one_token(1.0, rollout=-1.25), reference
+        )[0].item()
+        for kl in (0.0, 1.0)
+    ]
+    assert values[1] - values[0] == pytest.approx(math.exp(-0.5) - 1 + 0.5)
+
+
+def test_off_the_response_nothing_is_weighed() -> None:
+    samples = mini_batch()
+    batch = collate(samples, pad_token_id=0)
+    given = TokenScores(batch.old_logprobs.clone(), torch.zeros_like(batch.old_logprobs))
+    _, stats = PolicyLoss(algorithm="grpo", importance_cap=2.0)(given, batch)
+    ratios = [math.exp(o - r) for s in samples for o, r in zip(s.old_logprobs, s.rollout_logprobs, strict=True)]
+    assert stats.means()["importance_weight"] == pytest.approx(sum(min(r, 2.0) for r in ratios) / len(ratios))
+
+
+@pytest.mark.parametrize("cap", [-1.0, 0.5])
+def test_caps_that_would_weaken_every_token_are_refused(cap: float) -> None:
+    with pytest.raises(ValueError, match=f"importance_cap is {cap}"):
+        PolicyLoss(algorithm="raft", importance_cap=cap)
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_a_runaway_ratio_gives_finite_numbers(algorithm: AlgorithmName) -> None:
     for logprob in (-1e4, -1e-3):
-        batch, given = one_token(-1.0 if algorithm == "grpo" else 1.0), scores(logprob)
+        batch, given = one_token(-1.0 if ALGORITHMS[algorithm].trains_on_rejected else 1.0), scores(logprob)
         batch.old_logprobs.fill_(-1e4 if logprob > -1.0 else -1e-3)
         value, stats = PolicyLoss(algorithm=algorithm)(given, batch)
         value.backward()
@@ -118,15 +188,19 @@ def test_k3_averages_to_the_divergence() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"clip_low": -0.1}, "clip_low is -0.1"),
-        ({"clip_low": 1.0}, "clip_low is 1.0"),
-        ({"dual_clip": 1.0}, "dual_clip is 1.0"),
-        ({"kl_coefficient": -1.0}, "kl_coefficient is -1.0"),
+        ({"low": -0.1}, "clip.low is -0.1"),
+        ({"low": 1.0}, "clip.low is 1.0"),
+        ({"dual": 1.0}, "clip.dual is 1.0"),
     ],
 )
-def test_constants_that_make_no_sense_are_refused(fields: dict[str, float], message: str) -> None:
+def test_bounds_that_make_no_sense_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PolicyLoss(algorithm="grpo", **fields)
+        Clip(**fields)
+
+
+def test_a_push_away_from_the_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kl_coefficient is -1\.0"):
+        PolicyLoss(algorithm="grpo", kl_coefficient=-1.0)
 
 
 def test_a_penalty_needs_its_reference() -> None:
@@ -146,6 +220,7 @@ def mini_batch() -> list[TrainingSample]:
                 prompt_token_ids=(3, 4)[: 1 + index % 2],
                 response_token_ids=tokens,
                 old_logprobs=tuple((-3.1 - 0.3 * torch.rand(length, generator=draw)).tolist()),
+                rollout_logprobs=tuple((-3.1 - 0.3 * torch.rand(length, generator=draw)).tolist()),
                 advantage=1.0 if index % 3 else -0.7,
                 weight=1.0 / (4 + index),
             )
@@ -154,7 +229,7 @@ def mini_batch() -> list[TrainingSample]:
 
 
 @pytest.mark.parametrize("algorithm", ["raft", "raftpp", "grpo"])
-def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(algorithm: str) -> None:
+def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(algorithm: AlgorithmName) -> None:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -167,7 +242,7 @@ def test_however_a_mini_batch_is_split_the_gradient_and_statistics_are_the_same(
         )
     ).double()
     policy, samples = TokenLogprobs(model), mini_batch()
-    loss = PolicyLoss(algorithm=algorithm)
+    loss = PolicyLoss(algorithm=algorithm, importance_cap=1.1)
     totals: list[Tensor] = []
     means: list[dict[str, float]] = []
     for num_ranks in (1, 2, 3):

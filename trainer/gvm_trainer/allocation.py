@@ -13,7 +13,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from gvm_api import wire
 from gvm_api.base import Contract
-from gvm_api.spec import AllocationSpec
+from gvm_api.spec import AlgorithmName, AllocationSpec
+from gvm_trainer.algorithms import ALGORITHMS
 from gvm_trainer.samples import Group, Prompt, Sample, Stage
 
 
@@ -152,9 +153,9 @@ def pilot_sizes(
     return [spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts]
 
 
-def family(algorithm: str) -> Literal["raft", "rloo"]:
+def family(algorithm: AlgorithmName) -> Literal["raft", "rloo"]:
     """What the algorithm makes of the samples, see `wire.RulesRequest.family`."""
-    return "raft" if algorithm in ("raft", "raftpp") else "rloo"
+    return "rloo" if ALGORITHMS[algorithm].trains_on_rejected else "raft"
 
 
 def block_budget(num_prompts: int, spec: AllocationSpec) -> float:
@@ -163,10 +164,18 @@ def block_budget(num_prompts: int, spec: AllocationSpec) -> float:
 
 
 def ruled(groups: Sequence[Group], rules: wire.Rules) -> list[Group]:
-    """The groups with what the rules' maker believes of each prompt, and each prompt's rule."""
+    """The groups with what the rules' maker believes of each prompt, and each prompt's rule.
+
+    A uniform block's sizes are settled beforehand: its groups have no rule.
+    """
     assert [group.prompt.id for group in groups] == list(rules.prompt_ids), "rules come in the order asked for"
     return [
-        replace(group, accept_rate=rules.accept_rates[at], grad_norm=rules.grad_norms[at], rule=rules.rule(at))
+        replace(
+            group,
+            accept_rate=rules.accept_rates[at],
+            grad_norm=rules.grad_norms[at],
+            rule=rules.rule(at) if rules.policy != "uniform" else None,
+        )
         for at, group in enumerate(groups)
     ]
 

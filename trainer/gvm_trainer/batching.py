@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from gvm_trainer.advantages import TrainingSample
+from gvm_trainer.samples import TrainingSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,8 @@ class TrainingBatch:
     tokens: TokenBatch
     old_logprobs: Tensor
     """[B, L-1] float32, aligned with the targets input_ids[:, 1:]; 0 off the response"""
+    rollout_logprobs: Tensor
+    """[B, L-1] likewise, as the servers sampled"""
     advantages: Tensor
     """[B] float32"""
     weights: Tensor
@@ -51,6 +53,7 @@ class TrainingBatch:
         return type(self)(
             tokens=self.tokens.to(device),
             old_logprobs=self.old_logprobs.to(device),
+            rollout_logprobs=self.rollout_logprobs.to(device),
             advantages=self.advantages.to(device),
             weights=self.weights.to(device),
         )
@@ -107,16 +110,22 @@ def collate_tokens(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, 
 def collate(samples: Sequence[TrainingSample], *, pad_token_id: int) -> TrainingBatch:
     """Training samples as a batch; none give a batch of one empty row whose weight is 0."""
     tokens = collate_tokens([(s.prompt_token_ids, s.response_token_ids) for s in samples], pad_token_id=pad_token_id)
-    old_logprobs = torch.zeros(tokens.input_ids.shape[0], tokens.input_ids.shape[1] - 1)
-    for row, sample in zip(old_logprobs, samples, strict=False):  # the empty batch's row has no sample
-        start = len(sample.prompt_token_ids) - 1
-        row[start : start + len(sample.old_logprobs)] = torch.tensor(sample.old_logprobs)
     return TrainingBatch(
         tokens=tokens,
-        old_logprobs=old_logprobs,
+        old_logprobs=_aligned(tokens, samples, [s.old_logprobs for s in samples]),
+        rollout_logprobs=_aligned(tokens, samples, [s.rollout_logprobs for s in samples]),
         advantages=torch.tensor([s.advantage for s in samples] or [0.0]),
         weights=torch.tensor([s.weight for s in samples] or [0.0]),
     )
+
+
+def _aligned(tokens: TokenBatch, samples: Sequence[TrainingSample], values: Sequence[Sequence[float]]) -> Tensor:
+    """A value a response token, [B, L-1], where the token is the target."""
+    rows = torch.zeros(tokens.input_ids.shape[0], tokens.input_ids.shape[1] - 1)
+    for row, sample, own in zip(rows, samples, values, strict=False):  # the empty batch's row has no sample
+        start = len(sample.prompt_token_ids) - 1
+        row[start : start + len(own)] = torch.tensor(own)
+    return rows
 
 
 def _padded(batch: Sequence[int], lengths: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from gvm_api import wire
 from gvm_api.spec import JobSpec
 from gvm_api.stopping import StoppingRule
 from gvm_trainer import allocation, variance
+from gvm_trainer.algorithms import ALGORITHMS
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.collective import Collective
 from gvm_trainer.engine import TokenSequence
@@ -185,7 +186,7 @@ class EStep:
         return _with_scores(groups, scores), realised
 
     def _is_trained_when_rejected(self, sample: Sample) -> bool:
-        return self.spec.algorithm.name == "grpo" and sample.is_judged
+        return ALGORITHMS[self.spec.algorithm.name].trains_on_rejected and sample.is_judged
 
     async def _score(
         self, groups: Sequence[Group], samples: Sequence[Sample], coefficients: np.ndarray | None, *, with_norms: bool

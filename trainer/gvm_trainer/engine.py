@@ -20,14 +20,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gvm_api.spec import JobSpec
-from gvm_trainer.advantages import TrainingSample
 from gvm_trainer.batching import TokenBatch, collate, collate_tokens, micro_batches
 from gvm_trainer.deepspeed_config import deepspeed_config
 from gvm_trainer.gang import Gang
 from gvm_trainer.gradients import score_batch
-from gvm_trainer.losses import LossStats, PolicyLoss
+from gvm_trainer.losses.stats import LossStats
+from gvm_trainer.losses.terms import Clip
+from gvm_trainer.policy_loss import PolicyLoss
 from gvm_trainer.policy_model import TokenLogprobs
-from gvm_trainer.samples import SequenceScore
+from gvm_trainer.samples import SequenceScore, TrainingSample
 from gvm_trainer.signed_gradients import SignedGradientSum
 
 _PAD = 0
@@ -82,10 +83,10 @@ class Engine:
         algorithm = spec.algorithm
         self.loss = PolicyLoss(
             algorithm=algorithm.name,
-            clip_low=algorithm.clip_low,
-            clip_high=algorithm.clip_high,
-            dual_clip=algorithm.dual_clip,
+            clip=Clip(low=algorithm.clip_low, high=algorithm.clip_high, dual=algorithm.dual_clip),
             kl_coefficient=algorithm.kl_coefficient,
+            importance_cap=algorithm.importance_cap,
+            old_logprobs=algorithm.old_logprobs,
         )
         self.num_updates = 0
 

@@ -1,6 +1,6 @@
 """The gradient estimator that a spec asks for, and what its samples show of its variance.
 
-Ties the spec to `advantages` (how samples become a gradient) and `variance` (pure formulas). Draws nothing from
+Ties the spec to `weighting` (how samples become a gradient) and `variance` (pure formulas). Draws nothing from
 servers and trains nothing.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from gvm_api.spec import JobSpec
 from gvm_trainer import variance
-from gvm_trainer.advantages import Estimator, fixed_pilot_weight
 from gvm_trainer.samples import Group, Sample
+from gvm_trainer.weighting import Estimator, fixed_pilot_weight
 
 
 def estimator_of(spec: JobSpec) -> Estimator:

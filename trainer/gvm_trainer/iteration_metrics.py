@@ -82,7 +82,14 @@ def replay_metrics(replayed: Sequence[StoredResponse], *, iteration: int, replay
 
 def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float | None]:
     """Means over an iteration's updates; None where there was none, since no prompt gave a gradient."""
-    names = {"kl": "approx_kl", "reference_kl": "reference_kl", "entropy": "entropy", "clip_fraction": "clipped"}
+    names = {
+        "kl": "approx_kl",
+        "reference_kl": "reference_kl",
+        "entropy": "entropy",
+        "clip_fraction": "clipped",
+        "importance_weight": "importance_weight",
+        "importance_truncated_fraction": "importance_truncated",
+    }
     if not updates:
         return dict.fromkeys(("loss", "grad_norm", "learning_rate", *names))
     return {

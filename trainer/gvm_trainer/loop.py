@@ -14,7 +14,6 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gvm_api.spec import JobSpec
-from gvm_trainer.advantages import training_samples
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
 from gvm_trainer.collective import Collective
@@ -33,6 +32,7 @@ from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Group
 from gvm_trainer.stopwatch import Stopwatch, idle_fractions
+from gvm_trainer.weighting import training_samples
 
 
 @dataclass(kw_only=True, slots=True)

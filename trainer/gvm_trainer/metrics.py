@@ -28,6 +28,8 @@ _GAUGES = {
     "gvm_reference_kl_nats": "reference_kl",
     "gvm_entropy_nats": "entropy",
     "gvm_clip_fraction": "clip_fraction",
+    "gvm_importance_weight": "importance_weight",
+    "gvm_importance_truncated_fraction": "importance_truncated_fraction",
     "gvm_grad_norm": "grad_norm",
     "gvm_learning_rate": "learning_rate",
     "gvm_truncated_fraction": "truncated_fraction",

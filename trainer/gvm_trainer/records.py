@@ -14,6 +14,8 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     learning_rate                   of the last update
     kl, reference_kl, entropy       nats a token, means over updates: KL(π_old, π), KL(π, π_ref), entropy of π
     clip_fraction                   share of tokens whose importance ratio is clipped
+    importance_weight               mean weight of a token for learner over server, at most importanceCap
+    importance_truncated_fraction   share of tokens whose weight that cap cuts off
     num_prompts                     prompts of the iteration
     num_prompts_dropped             prompts of the data set that exceed maxPromptTokens
     num_samples_pilot, …_main       samples drawn in each stage

@@ -14,8 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from gvm_trainer.advantages import TrainingSample
-from gvm_trainer.samples import Group, Prompt
+from gvm_trainer.samples import Group, Prompt, TrainingSample
 
 KEPT_PER_PROMPT = 4
 """Responses that are kept of a prompt; the newest replace the oldest."""
@@ -185,6 +184,7 @@ def with_replay(
             prompt_token_ids=response.prompt.token_ids,
             response_token_ids=response.token_ids,
             old_logprobs=response.logprobs,
+            rollout_logprobs=response.logprobs,
             advantage=1.0,
             weight=1.0 / (total * response_length),
         )

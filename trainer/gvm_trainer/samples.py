@@ -144,3 +144,25 @@ class Group:
     def with_each(self, change: Callable[[Sample], Sample]) -> Self:
         """The group with every sample changed."""
         return replace(self, samples=tuple(change(sample) for sample in self.samples))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSample:
+    """A response that is trained on. `weight` is all that the loss multiplies by, besides `advantage`.
+
+    Example: one of two accepted among 4 prompts at T0 = 100 has
+        TrainingSample(key=("17", "main", 0), prompt_token_ids=(1, 5), response_token_ids=(7, 2),
+                       old_logprobs=(-0.1, -0.2), rollout_logprobs=(-0.1, -0.2), advantage=1.0,
+                       weight=1 / (4 * 2 * 100))
+    """
+
+    key: SampleKey | tuple[str, Literal["replay"], int]
+    """a stored response of an earlier iteration is its prompt's "replay""""
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+    old_logprobs: tuple[float, ...]
+    """log π_old of each response token, nats: the denominator of the importance ratio"""
+    rollout_logprobs: tuple[float, ...]
+    """log π of each response token as it was sampled, nats: the server's"""
+    advantage: float
+    weight: float

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gvm_trainer.advantages import PilotReuse
 from gvm_trainer.signed_gradients import balanced_sign_coefficients
+from gvm_trainer.weighting import PilotReuse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

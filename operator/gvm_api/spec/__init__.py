@@ -12,6 +12,7 @@ from gvm_api.spec.roles import (
     WeightSyncSpec,
 )
 from gvm_api.spec.training import (
+    AlgorithmName,
     AlgorithmSpec,
     AllocationSpec,
     DatasetSpec,
@@ -27,6 +28,7 @@ from gvm_api.spec.training import (
 __all__ = [
     "API_VERSION",
     "KIND",
+    "AlgorithmName",
     "AlgorithmSpec",
     "AllocationSpec",
     "AllocatorSpec",

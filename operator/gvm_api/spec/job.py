@@ -93,6 +93,11 @@ class JobSpec(SpecPart):
             )
         if self.allocation.parity == "reference" and self.allocation.pilot_samples < 1:
             raise ValueError("allocation.parity reference needs a pilot; set allocation.pilotSamples: 8")
+        if self.allocation.policy == "gvm" and self.algorithm.weights == "token_mean":
+            raise ValueError(
+                "algorithm.weights token_mean counts tokens, which policy gvm's stopping rules would bias; "
+                "set weights: prompt_mean, or allocation.policy: uniform"
+            )
         if self.allocation.pilot_reuse == "fixed" and self.algorithm.weights == "token_mean":
             raise ValueError(
                 "allocation.pilotReuse fixed weighs stages, which algorithm.weights token_mean cannot; "

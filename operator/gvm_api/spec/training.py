@@ -149,11 +149,17 @@ class ReplaySpec(SpecPart):
     """Iterations after which a stored response is dropped."""
 
 
+AlgorithmName = Literal["raft", "raftpp", "grpo", "dr_grpo", "rloo", "maxrl"]
+"""Update rules, each one object in `gvm_trainer.algorithms`."""
+
+
 class AlgorithmSpec(SpecPart):
     """The update rule and the length of the run."""
 
-    name: Literal["raft", "raftpp", "grpo"] = "raftpp"
-    """raft: likelihood of accepted samples. raftpp: the same, importance-weighted and clipped. grpo."""
+    name: AlgorithmName = "raftpp"
+    """raft: likelihood of accepted samples. raftpp: the same, importance-weighted and clipped. The others set accepted
+    against rejected samples and differ in what a prompt counts: rloo, dr_grpo: the accept rate p; grpo: between p and
+    2 arcsin √p; maxrl: log p, cut off after n − 1 terms."""
 
     max_iterations: Positive = 100
     """Iterations of sample, plan, train. The reference samples 1024 prompts in each."""
@@ -175,7 +181,7 @@ class AlgorithmSpec(SpecPart):
     """Importance ratios are clipped from above at 1 + clipHigh."""
 
     dual_clip: Annotated[float, Field(gt=1)] = 3.0
-    """grpo: a negative advantage's loss is bounded by this multiple of it (dual-clip PPO)."""
+    """A negative advantage's loss is bounded by this multiple of it (dual-clip PPO); not for raft and raftpp."""
 
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL divergence from the initial policy (low-variance estimator); 0 loads no reference."""
@@ -185,6 +191,10 @@ class AlgorithmSpec(SpecPart):
 
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
+
+    importance_cap: Annotated[float, Field(ge=0)] = 2.0
+    """Most that a token counts for being likelier under the learner than under the server that sampled it (truncated
+    importance weights); 0 turns the weights off."""
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of prompt order, sampling and initialisation (32 bits, as NumPy and vLLM take it)."""
@@ -200,11 +210,15 @@ class AlgorithmSpec(SpecPart):
         return self
 
     @model_validator(mode="after")
-    def _updates_fit_prompts(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.updates_per_iteration > self.prompts_per_iteration:
             raise ValueError(
                 f"updatesPerIteration {self.updates_per_iteration} exceeds promptsPerIteration "
                 f"{self.prompts_per_iteration}; lower it, so that every update has a prompt"
+            )
+        if 0 < self.importance_cap < 1:
+            raise ValueError(
+                f"importanceCap {self.importance_cap} would weaken every token; set it to 1 or more, or to 0 for none"
             )
         return self
 

@@ -49,6 +49,11 @@ _SPEC = (
         for role in ("rollout", "learner")
     ),
     Rule(
+        "self.allocation.policy != 'gvm' || self.algorithm.weights != 'token_mean'",
+        "algorithm.weights token_mean counts tokens, which policy gvm's stopping rules would bias; "
+        "set weights: prompt_mean, or allocation.policy: uniform",
+    ),
+    Rule(
         "self.allocation.pilotReuse != 'fixed' || self.algorithm.weights != 'token_mean'",
         "allocation.pilotReuse fixed weighs stages, which algorithm.weights token_mean cannot; "
         "set weights: prompt_mean or pilotReuse: discard",
@@ -95,6 +100,10 @@ _ALGORITHM = (
         "self.name in ['raft', 'raftpp'] || !has(self.replay.responsesPerIteration) "
         "|| self.replay.responsesPerIteration == 0",
         "replay.responsesPerIteration needs name raft or raftpp; set it to 0",
+    ),
+    Rule(
+        "self.importanceCap <= 0.0 || self.importanceCap >= 1.0",
+        "importanceCap below 1 would weaken every token; set it to 1 or more, or to 0 for none",
     ),
 )
 

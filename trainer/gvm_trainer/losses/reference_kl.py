@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gvm_trainer.batching import TrainingBatch
 from gvm_trainer.losses.stats import LossStats
-from gvm_trainer.losses.surrogate import bounded_log_ratio, weighted_sum
+from gvm_trainer.losses.terms import bounded_log_ratio, weighted_sum
 from gvm_trainer.policy_model import TokenScores
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from gvm_trainer.batching import TrainingBatch
+from gvm_trainer.losses.importance import ImportanceWeights
+from gvm_trainer.losses.terms import TokenTerms
 from gvm_trainer.policy_model import TokenScores
 
 
@@ -27,6 +29,10 @@ class LossStats:
     """nats"""
     reference_kl: Tensor
     """KL(π, π_ref), nats, by the same estimator"""
+    importance_weight: Tensor
+    """truncated weights of learner over server; 1 a token where they are off"""
+    importance_truncated: Tensor
+    """tokens whose weight the cap cuts off"""
 
     def __add__(self, other: Self) -> Self:
         return self.from_stacked(self.stacked() + other.stacked())
@@ -49,11 +55,11 @@ class LossStats:
 
 
 def token_stats(
-    scores: TokenScores, batch: TrainingBatch, log_ratio: Tensor, clipped: Tensor | None = None
+    scores: TokenScores, batch: TrainingBatch, terms: TokenTerms, importance: ImportanceWeights | None = None
 ) -> LossStats:
-    """The statistics of a micro-batch; `clipped` [B, L-1] is boolean."""
+    """The statistics of a micro-batch."""
     mask = batch.tokens.response_mask[:, 1:]
-    log_ratio = log_ratio.detach()
+    log_ratio, clipped = terms.log_ratio.detach(), terms.clipped
     zero = torch.zeros((), dtype=torch.float64, device=mask.device)
     return LossStats(
         num_tokens=mask.sum(),
@@ -61,4 +67,6 @@ def token_stats(
         approx_kl=((log_ratio.exp() - 1.0 - log_ratio) * mask).sum(),
         entropy=(scores.entropy * mask).sum(),
         reference_kl=zero,
+        importance_weight=mask.sum() if importance is None else (importance.values * mask).sum(),
+        importance_truncated=zero if importance is None else (importance.truncated & mask).sum(),
     )

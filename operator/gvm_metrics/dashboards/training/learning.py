@@ -174,10 +174,13 @@ def _updates() -> tuple[panels.Lines, ...]:
             quarter(
                 "Clipped tokens",
                 "Share of the tokens whose importance ratio is clipped. Good: below 10 %; more means that an "
-                "iteration has too many updates or too high a learning rate.",
+                "iteration has too many updates or too high a learning rate. Of learner against server: the share of "
+                "the tokens that importanceCap cuts off, and how far the mean weight is from 1. Good: both near 0.",
                 panels.SHARE,
             ),
             Query(JOB.newest("gvm_clip_fraction"), "clipped"),
+            Query(JOB.newest("gvm_importance_truncated_fraction"), "above importanceCap"),
+            Query(f"abs({JOB.newest('gvm_importance_weight')} - 1)", "mean importance weight from 1"),
             low=0,
         ),
         lines(

@@ -1,50 +1,32 @@
 """From ragged groups of judged samples to a flat list of training samples with explicit weights.
 
-Owns every advantage and weight: the loss is Σ_a weight_a Σ_t ℓ(a, t), and nothing after this module divides
-by a count. Knows neither tensors nor how a loss turns an advantage into a gradient.
+Owns how stages and prompts are brought together: the loss is Σ_a weight_a Σ_t ℓ(a, t), and nothing after this
+module divides by a count. What a prompt's own samples count is the algorithm's; see `algorithms`.
 
 Weights, m prompts in the mini-batch (those without accepted samples included), T0 a constant length:
-    prompt_mean  RAFT, RAFT++: 1/(m·|D_i|·T0) over the accepted D_i;  GRPO: 1/(m·n_i·T0) over the judged n_i.
-                 T0 leaves the objective as it is and gives it the scale of a token mean.
+    prompt_mean  1/(m·T0) for each prompt, divided by the algorithm among its samples: by their number K of accepted
+                 ones (RAFT, RAFT++), n of judged ones (the others). T0 leaves the objective as it is and gives it the
+                 scale of a token mean.
     token_mean   1/(response tokens of the mini-batch's training samples), the reference's weights.
-GRPO's advantage is (r − mean)/(std + 1e-6) with ddof 1 (arXiv 2402.03300, section 4.1.2).
 """
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gvm_trainer.samples import Group, Prompt, Sample, SampleKey
+from gvm_api.spec import AlgorithmName
+from gvm_trainer.algorithms import ALGORITHMS
+from gvm_trainer.samples import Group, Prompt, Sample, TrainingSample
 
-Algorithm = Literal["raft", "raftpp", "grpo"]
 Weighting = Literal["prompt_mean", "token_mean"]
 PilotReuse = Literal["pooled", "fixed", "discard"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingSample:
-    """A response that is trained on. `weight` is all that the loss multiplies by, besides `advantage`.
-
-    Example: one of two accepted among 4 prompts at T0 = 100 has
-        TrainingSample(key=("17", "main", 0), prompt_token_ids=(1, 5), response_token_ids=(7, 2),
-                       old_logprobs=(-0.1, -0.2), advantage=1.0, weight=1 / (4 * 2 * 100))
-    """
-
-    key: SampleKey | tuple[str, Literal["replay"], int]
-    prompt_token_ids: tuple[int, ...]
-    response_token_ids: tuple[int, ...]
-    old_logprobs: tuple[float, ...]
-    """log π_old of each response token, nats: the denominator of the importance ratio"""
-    advantage: float
-    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimator:
     """How samples become a gradient estimate; settled before any of them is drawn."""
 
-    algorithm: Algorithm
+    algorithm: AlgorithmName
     weighting: Weighting = "prompt_mean"
     pilot_reuse: PilotReuse = "pooled"
     """`pooled`: both stages are one group, sound when n_i does not depend on this pilot's gradient norms.
@@ -87,11 +69,13 @@ def training_samples(groups: Sequence[Group], estimator: Estimator) -> list[Trai
             if any sample of it is there, whatever its outcome.
         estimator: algorithm, weights and reuse of the pilot.
     """
+    if estimator.weighting == "token_mean" and any(group.rule is not None for group in groups):
+        raise ValueError("weighting token_mean cannot weigh prompts that stop by a rule: set it to prompt_mean")
     graded = [
-        (group.prompt, sample, advantage, weight)
+        (group.prompt, sample, advantage, share / len(groups) / divisor)
         for group in groups
         for share, samples in _stage_groups(group, estimator)
-        for sample, advantage, weight in _graded(samples, share / len(groups), estimator.algorithm)
+        for sample, advantage, divisor in ALGORITHMS[estimator.algorithm].grade(samples, group.rule)
     ]
     num_tokens = sum(len(sample.completion.token_ids) for _, sample, _, _ in graded)
     if estimator.weighting == "token_mean":
@@ -102,14 +86,6 @@ def training_samples(groups: Sequence[Group], estimator: Estimator) -> list[Trai
         for prompt, sample, advantage, weight in graded
         if sample.completion.token_ids and (advantage != 0.0 or estimator.keeps_zero_advantage)
     ]
-
-
-def group_advantages(rewards: Sequence[float]) -> list[float]:
-    """(r − mean)/(std + 1e-6), ddof 1; 0 for a group of one, and for equal rewards."""
-    if len(set(rewards)) < 2:
-        return [0.0] * len(rewards)
-    mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
-    return [(reward - mean) / (std + 1e-6) for reward in rewards]
 
 
 def _stage_groups(group: Group, estimator: Estimator) -> list[tuple[float, tuple[Sample, ...]]]:
@@ -123,16 +99,6 @@ def _stage_groups(group: Group, estimator: Estimator) -> list[tuple[float, tuple
     return [(estimator.pilot_weight, pilot), (1.0 - estimator.pilot_weight, main)]
 
 
-def _graded(samples: Sequence[Sample], share: float, algorithm: Algorithm) -> list[tuple[Sample, float, float]]:
-    """(sample, advantage, share of the gradient) for those of a group that the algorithm trains on."""
-    if algorithm == "grpo":
-        rewards = [(sample, sample.reward) for sample in samples if sample.reward is not None]
-        advantages = group_advantages([reward for _, reward in rewards])
-        return [(s, a, share / len(rewards)) for (s, _), a in zip(rewards, advantages, strict=True)]
-    accepted = [sample for sample in samples if sample.is_accepted]
-    return [(sample, 1.0, share / len(accepted)) for sample in accepted]
-
-
 def _training_sample(
     prompt: Prompt, sample: Sample, advantage: float, weight: float, old_logprobs: Literal["learner", "rollout"]
 ) -> TrainingSample:
@@ -143,6 +109,7 @@ def _training_sample(
         prompt_token_ids=prompt.token_ids,
         response_token_ids=completion.token_ids,
         old_logprobs=completion.logprobs if score is None else score.logprobs,
+        rollout_logprobs=completion.logprobs,
         advantage=advantage,
         weight=weight,
     )

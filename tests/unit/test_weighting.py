@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from gvm_trainer.advantages import (
+from gvm_api.spec import AlgorithmName
+from gvm_trainer.algorithms import ALGORITHMS
+from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, SequenceScore, Stage, TrainingSample
+from gvm_trainer.weighting import (
     Estimator,
-    TrainingSample,
     fixed_pilot_weight,
-    group_advantages,
     training_samples,
 )
-from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, SequenceScore, Stage
 
 REWARDS: dict[str, float | None] = {"accepted": 1.0, "rejected": 0.0, "timeout": None, "error": None}
 
@@ -82,8 +82,11 @@ def test_samples_without_advantage_are_dropped_and_nobody_weighs_more_for_it() -
 
 
 @pytest.mark.parametrize("rewards", [[0.7], [0.1] * 3, [1.0] * 8, []])
-def test_groups_of_one_and_equal_rewards_have_advantage_zero(rewards: list[float]) -> None:
-    assert group_advantages(rewards) == [0.0] * len(rewards)
+@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "rloo", "maxrl"])
+def test_groups_of_one_and_equal_rewards_have_advantage_zero(algorithm: AlgorithmName, rewards: list[float]) -> None:
+    samples = [replace(sample("rejected", index=i), reward=reward) for i, reward in enumerate(rewards)]
+    graded = ALGORITHMS[algorithm].grade(samples, None)
+    assert [advantage for _, advantage, _ in graded] == [0.0] * len(rewards)
 
 
 @pytest.mark.parametrize("algorithm", ["raft", "grpo"])

@@ -1,0 +1,197 @@
+"""The E-step with hand-written servers, verifier, allocator and engine: what each is asked, and what comes of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from gvm_api import wire
+from gvm_api.spec import JobSpec
+from gvm_trainer.allocation import AllocatorClient
+from gvm_trainer.collective import Collective
+from gvm_trainer.e_step import EStep, Gathered
+from gvm_trainer.engine import TokenSequence
+from gvm_trainer.generate_api import SampleRequest, SamplingParams
+from gvm_trainer.records import Records
+from gvm_trainer.reporter import Reporter
+from gvm_trainer.rewards import Verdict, Verifier
+from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.samples import Completion, Group, Prompt, SequenceScore
+from gvm_trainer.stopwatch import Stopwatch
+
+BLOCK = [Prompt(id=name, text=name, token_ids=(1, 2), answer="") for name in ("a", "b", "c")]
+
+
+class Servers:
+    """Sample i has i + 1 tokens."""
+
+    async def sample(
+        self, requests: Iterable[SampleRequest], params: SamplingParams | None = None
+    ) -> AsyncIterator[Completion]:
+        for request in requests:
+            yield Completion(
+                prompt_id=request.prompt.id,
+                stage=request.stage,
+                index=request.index,
+                token_ids=(7,) * (request.index + 1),
+                logprobs=(-1.0,) * (request.index + 1),
+                text=f"{request.prompt.id}{request.index}",
+                finish_reason="stop",
+                policy_version=4,
+            )
+
+
+class EvenVerifier:
+    """Accepts samples 0 and 2 of a and b, and nothing of c."""
+
+    def submit(self, text: str, answer: str) -> Future[Verdict]:
+        is_accepted = text[0] != "c" and int(text[1:]) % 2 == 0
+        future: Future[Verdict] = Future()
+        future.set_result(Verdict(reward=float(is_accepted), outcome="accepted" if is_accepted else "rejected"))
+        return future
+
+
+class Allocator:
+    """Knows prompt b from earlier, and gives 1, 3 and 2 second-stage samples."""
+
+    def __init__(self) -> None:
+        self.observed: list[wire.ObserveRequest] = []
+        self.asked: list[wire.PlanRequest] = []
+
+    async def posterior(self, ids: Sequence[str]) -> dict[str, wire.PromptPosterior]:
+        known = wire.PromptPosterior(
+            id="b",
+            accepted=1.0,
+            rejected=1.0,
+            grad_norm=None,
+            mean_tokens=None,
+            num_visits=1,
+            last_policy_version=3,
+        )
+        return {"b": known}
+
+    async def observe(self, request: wire.ObserveRequest) -> None:
+        self.observed.append(request)
+
+    async def plan(self, request: wire.PlanRequest) -> wire.Plan:
+        self.asked.append(request)
+        return wire.Plan(
+            policy="gvm",
+            prompt_ids=request.prompt_ids,
+            sample_sizes=(1, 3, 2),
+            accept_rates=(0.5, 0.6, 0.1),
+            grad_norms=(1.0, 2.0, 3.0),
+            num_observed=(2, 2, 2),
+            predicted_variance=1.0,
+            predicted_variance_uniform=1.0,
+            num_at_floor=1,
+            num_at_cap=0,
+        )
+
+
+class Engine:
+    """A response's norm is its length, every logprob −2."""
+
+    def __init__(self) -> None:
+        self.num_scored: list[int] = []
+
+    def score(
+        self, sequences: Sequence[TokenSequence], coefficients: np.ndarray | None, with_norms: bool
+    ) -> tuple[list[SequenceScore], list[float]]:
+        self.num_scored.append(len(sequences))
+        lengths = [len(s.response_token_ids) for s in sequences]
+        scores = [
+            SequenceScore(logprobs=(-2.0,) * length, grad_norm=float(length) if with_norms else None)
+            for length in lengths
+        ]
+        return scores, [1.0, 2.0, 3.0, 4.0] if coefficients is not None else []
+
+
+class Listener:
+    """Stands for records and reporter."""
+
+    def __init__(self) -> None:
+        self.planned_groups: list[Group] = []
+
+    def stage(self, name: str) -> None: ...
+
+    def fraction(self, fraction: float) -> None: ...
+
+    def planned(self, groups: list[Group]) -> None: ...
+
+    def write_plan(self, iteration: int, plan: wire.Plan, groups: list[Group]) -> None:
+        self.planned_groups = groups
+
+
+def run(**algorithm: Any) -> tuple[Gathered, Allocator, Engine, Listener]:
+    spec = JobSpec.model_validate(
+        {
+            "model": {"path": "policy"},
+            "dataset": {"path": "train.jsonl"},
+            "algorithm": {"promptsPerIteration": 3, "updatesPerIteration": 1, **algorithm},
+            "allocation": {"samplesPerPrompt": 4, "pilotSamples": 3},
+        }
+    )
+    allocator, engine, listener = Allocator(), Engine(), Listener()
+
+    async def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    step = EStep(
+        spec=spec,
+        client=cast(RolloutClient, Servers()),
+        verifier=cast(Verifier, EvenVerifier()),
+        allocator=cast(AllocatorClient, allocator),
+        collective=cast(Collective, SimpleNamespace(engine=engine, call=call)),
+        records=cast(Records, listener),
+        reporter=cast(Reporter, listener),
+    )
+    gathered = asyncio.run(step.run(BLOCK, iteration=5, policy_version=4, seconds=Stopwatch()))
+    return gathered, allocator, engine, listener
+
+
+def test_groups_gather_both_stages_what_was_planned_and_every_score() -> None:
+    gathered, allocator, engine, listener = run()
+    assert [[s.completion.key[1:] for s in group.samples] for group in gathered.groups] == [
+        [("pilot", 0), ("pilot", 1), ("pilot", 2), ("main", 0)],
+        [("main", 0), ("main", 1), ("main", 2)],  # known, so no pilot
+        [("pilot", 0), ("pilot", 1), ("pilot", 2), ("main", 0), ("main", 1)],
+    ]
+    assert [(g.accept_rate, g.grad_norm, g.planned_size) for g in gathered.groups] == [
+        (0.5, 1.0, 1),
+        (0.6, 2.0, 3),
+        (0.1, 3.0, 2),
+    ]
+    assert [g.size("pilot") for g in listener.planned_groups] == [3, 0, 3]
+    for sample in gathered.samples:
+        expected = SequenceScore(
+            logprobs=(-2.0,) * len(sample.completion.token_ids), grad_norm=float(len(sample.completion.token_ids))
+        )
+        assert sample.score == (expected if sample.is_accepted else None)
+    assert engine.num_scored == [2, 5], "the pilot's accepted samples, then all that are trained on"
+    (asked,) = allocator.asked
+    assert (asked.budget, asked.pooled_sizes) == (3 * 4 - 6, (3, 0, 3))
+    assert gathered.realised is not None
+    assert (gathered.realised.plan, gathered.realised.uniform) == (1.0 + 3.0, 2.0 + 4.0)
+
+
+def test_the_allocator_hears_of_each_stage_with_its_norms() -> None:
+    _, allocator, _, _ = run()
+    told = [
+        (request.stage, [(o.id, o.num_samples, o.num_accepted, o.grad_norms) for o in request.outcomes])
+        for request in allocator.observed
+    ]
+    assert told == [
+        ("pilot", [("a", 3, 2, (1.0, 3.0)), ("c", 3, 0, ())]),
+        ("main", [("a", 1, 1, (1.0,)), ("b", 3, 2, (1.0, 3.0)), ("c", 2, 0, ())]),
+    ]
+
+
+def test_algorithms_that_train_on_rejected_samples_have_them_scored() -> None:
+    for name in ("grpo", "dr_grpo", "rloo", "maxrl"):
+        gathered, _, engine, _ = run(name=name)
+        assert engine.num_scored == [2, 12]
+        assert all(sample.score is not None for sample in gathered.samples)

@@ -1,0 +1,10 @@
+"""log π(y_t): the objective of RAFT, which has no ratio."""
+
+from gvm_trainer.batching import TrainingBatch
+from gvm_trainer.losses.terms import TokenTerms, bounded_log_ratio
+from gvm_trainer.policy_model import TokenScores
+
+
+def likelihood_terms(scores: TokenScores, batch: TrainingBatch) -> TokenTerms:
+    """The tokens' terms; the ratio is there for the statistics only."""
+    return TokenTerms(scores.logprobs, bounded_log_ratio(scores.logprobs, batch.old_logprobs), None)
