@@ -170,6 +170,7 @@ def test_spans_of_one_version_are_one_version() -> None:
         ({"max_tokens": 0}, "Expected `int` >= 1 - at `$.max_tokens`"),
         ({"top_p": 0}, "Expected `float` > 0.0 - at `$.top_p`"),
         ({"temperature": -1}, "Expected `float` >= 0.0 - at `$.temperature`"),
+        ({"temperature": 2.5}, "temperature must be in [0, 2], got 2.5. (parameter=temperature, value=2.5)"),
         ({"logprobs": 3}, "Object contains unknown field `logprobs`"),
     ],
 )

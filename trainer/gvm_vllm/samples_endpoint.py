@@ -10,11 +10,11 @@ says of each token is kept as plain lists until the row is done.
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from starlette.responses import PlainTextResponse
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from gvm_vllm.samples_wire import (
@@ -52,7 +52,7 @@ class SamplesEndpoint:
         try:
             call = read_call(await _read_body(receive), engine.model_config)
             params = [_sampling_params(call, seed) for _, seed in call.rows]
-        except ValueError as error:  # vLLM's own refusal of a parameter is one, too
+        except (BadCallError, VLLMClientError) as error:
             line = " ".join(str(error).split())
             await PlainTextResponse(f"{line}\n", status_code=400)(scope, receive, send)
             return
@@ -161,5 +161,4 @@ async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
