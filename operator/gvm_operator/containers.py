@@ -11,6 +11,8 @@ from gvm_api.spec import GVMTrainingJob, PodSpec
 from gvm_operator.site import PORT, Site
 
 TOKEN_KEY = "token"
+SAMPLES_ENDPOINT = "gvm_vllm.samples_endpoint.SamplesEndpoint"
+"""What gives a vLLM server the endpoint that the learner samples from."""
 EnvEntry = dict[str, Any]
 
 
@@ -44,6 +46,8 @@ def rollout(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
     if not on_gpu:
         variables |= _CPU_SERVER
     command = ["python", "-m", "vllm.entrypoints.openai.api_server", *_flags(args)]
+    # Not among `args`: vLLM takes the flag as often as it comes, and one of the user's must not cost us ours.
+    command += ["--middleware", SAMPLES_ENDPOINT]
     return _container("vllm", site.images.rollout, site, spec.rollout, command, _values(variables))
 
 

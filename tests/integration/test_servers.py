@@ -1,7 +1,8 @@
 """The learner's side against real vLLM servers on the CPU, one a weight-transfer backend.
 
 Cases: ids in and out with EOS; logprobs equal to transformers'; one call of n = n calls; sync by http and by
-filesystem; the server's own version; broken transfers; a version that a restarted server does not have.
+filesystem; the server's own version; broken transfers; a version that a restarted server does not have. Many rows in
+one call: the samples of vLLM's own endpoints, whatever the company; a client that goes away; the version of each row.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from gvm_trainer import samples_api
 from gvm_trainer.rollouts import RolloutClient, RolloutError, SampleRequest, SamplingParams
 from gvm_trainer.samples import Completion, Prompt
+from gvm_trainer.samples_api import Drawn, NotDrawn
 from gvm_trainer.weight_sync import (
     FilesystemWeightSync,
     HttpWeightSync,
@@ -90,6 +93,7 @@ def start_server(policy: Path, port: int, backend: str, log: Path) -> "subproces
     command += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-scale-out", "--max-model-len", "256", "--max-num-seqs", "64"]
     command += ["--weight-transfer-config", json.dumps({"backend": backend})]
+    command += ["--middleware", "gvm_vllm.samples_endpoint.SamplesEndpoint"]
     with log.open("wb") as file:
         return subprocess.Popen(command, env=env, cwd=policy, stdout=file, stderr=file, start_new_session=True)
 
@@ -362,4 +366,97 @@ def test_a_server_that_lost_the_weights_gets_them_again_before_it_is_sampled(ser
             return {completion.policy_version async for completion in client.sample(requests)}
 
     assert asyncio.run(forget_and_draw()) == {11}
+    sync.close()
+
+
+ROWS = [
+    SampleRequest(prompt=prompt, stage="main", index=i, seed=500 + i)
+    for prompt in (PROMPT, Prompt(id="1", text="1+1=", token_ids=(4, 13, 4, 17), answer="2"))
+    for i in range(48)
+]
+
+
+def ask_rows(url: str, rows: Sequence[SampleRequest]) -> list[Drawn | NotDrawn]:
+    """What one call makes of the rows, as they finish."""
+
+    async def collect() -> list[Drawn | NotDrawn]:
+        async with httpx.AsyncClient() as http:
+            params = SamplingParams(max_tokens=48)
+            answers = samples_api.stream(http, url, rows, params, silence_seconds=60)
+            return [answer async for answer in answers]
+
+    return asyncio.run(collect())
+
+
+def draw_rows(url: str, rows: Sequence[SampleRequest]) -> dict[tuple[str, int], Drawn]:
+    """The rows of one call by prompt and index; all must be drawn."""
+    answers = ask_rows(url, rows)
+    drawn = [answer for answer in answers if isinstance(answer, Drawn)]
+    assert len(drawn) == len(answers) == len(rows)
+    return {(row.request.prompt.id, row.request.index): row for row in drawn}
+
+
+def test_many_rows_in_one_call_are_the_samples_of_vllm_s_own_endpoints(servers: Servers) -> None:
+    rows = draw_rows(servers.http, ROWS)
+
+    tokenizer = AutoTokenizer.from_pretrained(servers.path)
+    for sample in draw(servers.http, 48):
+        row = rows["0", sample.index]
+        assert row.completion(samples_api.decode(tokenizer, row)) == replace(sample, logprobs=row.logprobs)
+        assert row.logprobs == pytest.approx(sample.logprobs, abs=1e-5)
+    for index in (0, 20, 47):
+        body = {"model": "policy", "prompt": [4, 13, 4, 17], "seed": 500 + index, "max_tokens": 48, "logprobs": 0}
+        answer = httpx.post(f"{servers.http}/v1/completions", json=body | {"return_token_ids": True}, timeout=60)
+        (choice,) = answer.raise_for_status().json()["choices"]
+        row = rows["1", index]
+        assert row.token_ids == tuple(choice["token_ids"])
+        assert samples_api.decode(tokenizer, row) == choice["text"]
+
+
+def test_a_row_depends_neither_on_its_company_nor_on_the_order(servers: Servers) -> None:
+    together = draw_rows(servers.http, ROWS)
+    reversed_ = draw_rows(servers.http, ROWS[::-1])
+    halves = draw_rows(servers.http, ROWS[::2]) | draw_rows(servers.http, ROWS[1::2])
+
+    for other in (reversed_, halves):
+        assert {key: row.token_ids for key, row in other.items()} == {k: r.token_ids for k, r in together.items()}
+    assert len({row.token_ids for row in together.values()}) == 96
+
+
+def test_rows_that_nobody_waits_for_are_not_drawn(servers: Servers) -> None:
+    def num_tokens() -> float:
+        lines = httpx.get(f"{servers.http}/metrics", timeout=60).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total"))
+
+    before = num_tokens()
+    httpx.post(f"{servers.http}/pause", params={"mode": "keep"}, timeout=60).raise_for_status()
+    try:
+        body = samples_api.call_body(ROWS, SamplingParams(max_tokens=48))
+        with (
+            pytest.raises(httpx.ReadTimeout),
+            httpx.stream("POST", servers.http + samples_api.PATH, json=body, timeout=1) as response,
+        ):
+            list(response.iter_bytes())
+    finally:
+        httpx.post(f"{servers.http}/resume", timeout=60).raise_for_status()
+    draw_rows(servers.http, ROWS[:1])
+
+    assert num_tokens() - before <= 48
+
+
+def test_each_row_bears_the_version_of_the_weights_that_drew_it(servers: Servers, tmp_path: Path) -> None:
+    sync = open_sync("http", servers, tmp_path / "weights")
+    push(sync, load_policy(servers.path, noise=0.02, seed=9), 12)
+    older = draw_rows(servers.http, ROWS[:8])
+    push(sync, load_policy(servers.path, noise=0.02, seed=10), 13)
+    newer = draw_rows(servers.http, ROWS[:8])
+
+    assert {row.policy_version for row in older.values()} == {12}
+    assert {row.policy_version for row in newer.values()} == {13}
+    assert [row.logprobs for row in older.values()] != [row.logprobs for row in newer.values()]
+    asyncio.run(call(servers.http, lambda control: control.set_version("undefined")))
+    (refused,) = ask_rows(servers.http, ROWS[:1])
+    assert isinstance(refused, NotDrawn)
+    assert refused.cause == "its weights are 'undefined', not those of a policy version"
+    asyncio.run(call(servers.http, lambda control: control.set_version("13")))
     sync.close()

@@ -1,6 +1,7 @@
 """What each role's container runs: modules that exist, vLLM's flags, one value a variable."""
 
 import importlib.util
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -74,6 +75,13 @@ def test_engine_arguments_override_ours_and_false_leaves_one_out() -> None:
     assert given["--max-num-seqs"] == "32"
     assert given["--kv-cache-dtype"] == "fp8"
     assert "--enforce-eager" not in given
+
+
+def test_a_middleware_of_the_user_s_stands_beside_our_endpoint() -> None:
+    job = job_with(rollout={"engineArgs": {"middleware": "team.Trace"}})
+    command = containers.rollout(job, site_of(job))["command"]
+    given = [value for flag, value in pairwise(command) if flag == "--middleware"]
+    assert given == ["team.Trace", "gvm_vllm.samples_endpoint.SamplesEndpoint"]
 
 
 @pytest.mark.servers

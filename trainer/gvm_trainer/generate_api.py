@@ -5,7 +5,7 @@ drawn, and applies no sampling defaults from the model's generation_config.json.
 `--enable-scale-out`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,10 +112,18 @@ def read_version(answer: dict[str, Any]) -> int:
         UnusableAnswerError: the weights changed on the way, or bear no number (a sync has failed half-way).
     """
     choices = answer["choices"]
-    versions = {str(span["version"]) for choice in choices for span in choice["weight_versions"] or ()}
-    if len(versions) != 1:
-        raise UnusableAnswerError(f"weights changed while it answered: versions {sorted(versions)}")
-    (version,) = versions
+    return parse_version({str(span["version"]) for choice in choices for span in choice["weight_versions"] or ()})
+
+
+def parse_version(labels: Collection[str]) -> int:
+    """Return the policy version that the labels of the weights name.
+
+    Raises:
+        UnusableAnswerError: there are several labels or none, or the only one bears no number.
+    """
+    if len(labels) != 1:
+        raise UnusableAnswerError(f"weights changed while it answered: versions {sorted(labels)}")
+    (version,) = labels
     if version == INITIAL_VERSION:
         return 0
     if not version.isdecimal():
