@@ -157,7 +157,7 @@ class TrainingSample:
     """
 
     key: SampleKey | tuple[str, Literal["replay"], int]
-    """a stored response of an earlier iteration is its prompt's "replay""""
+    """of a stored response of an earlier iteration, "replay" in place of the stage"""
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...]
