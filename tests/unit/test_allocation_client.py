@@ -227,6 +227,7 @@ def posterior(prompt_id: str) -> wire.PromptPosterior:
         ({"revisit_pilot_samples": 2}, {"a": 4, "b": 2, "c": 4}, 3 * 8 - 10),
         ({"pilot_samples": 0}, {"a": 0, "b": 0, "c": 0}, 3 * 8),
         ({"policy": "uniform"}, {"a": 0, "b": 0, "c": 0}, 3 * 8),
+        ({"policy": "uniform", "samples_per_prompt": 1}, {"a": 0, "b": 0, "c": 0}, 3),
         ({"parity": "reference"}, {"a": 4, "b": 4, "c": 4}, 3 * 8),
     ],
 )

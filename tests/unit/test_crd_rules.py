@@ -92,6 +92,16 @@ BAD: list[tuple[Changes, str, str]] = [
     ({"spec/allocation/revisitPilotSamples": 8}, "spec.allocation", "revisitPilotSamples and minSamples exceed"),
     ({"spec/allocation/maxSamples": 7}, "spec.allocation", "samplesPerPrompt exceeds maxSamples"),
     (
+        {"spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1, "minSamples": 2}},
+        "spec.allocation",
+        "samplesPerPrompt is below minSamples",
+    ),
+    (
+        {"spec/algorithm/name": "grpo", "spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1}},
+        "spec",
+        "allocation.samplesPerPrompt 1 gives grpo groups of one",
+    ),
+    (
         {"spec/allocation": {"pilotReuse": "pooled", "gradNorm": {"source": "current"}}},
         "spec.allocation",
         "pilotReuse pooled is biased",
@@ -170,6 +180,10 @@ GOOD_CHANGES: list[Changes] = [
     {"spec/reward": {"type": "exact"}},
     {"spec/reward": {"type": "regex", "pattern": "{answer}$"}},
     {"spec/allocation": {"pilotSamples": 7, "minSamples": 1}},
+    {"spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1}},
+    {"spec/allocation": {"policy": "uniform", "pilotReuse": "pooled", "gradNorm": {"source": "current"}}},
+    {"spec/allocation": {"policy": "uniform", "pilotReuse": "fixed", "minSamples": 0}},
+    {"spec/algorithm/name": "grpo", "spec/allocation": {"policy": "uniform", "samplesPerPrompt": 2}},
     {"spec/allocation": {"parity": "reference", "pilotSamples": 8}},
     {"spec/allocation": {"parity": "reference", "maxSamples": 7}},
     {"spec/allocation": {"pilotReuse": "pooled", "gradNorm": {"source": "current"}, "pilotSamples": 0}},

@@ -93,6 +93,11 @@ class JobSpec(SpecPart):
             )
         if self.allocation.parity == "reference" and self.allocation.pilot_samples < 1:
             raise ValueError("allocation.parity reference needs a pilot; set allocation.pilotSamples: 8")
+        if self.algorithm.name == "grpo" and self.allocation.samples_per_prompt == 1:
+            raise ValueError(
+                "allocation.samplesPerPrompt 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+                "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp"
+            )
         if self.allocation.pilot_reuse == "fixed" and self.algorithm.weights == "token_mean":
             raise ValueError(
                 "allocation.pilotReuse fixed weighs stages, which algorithm.weights token_mean cannot; "
@@ -106,6 +111,8 @@ class JobSpec(SpecPart):
         allocation = self.allocation
         if allocation.parity == "reference":
             return "discard"
+        if allocation.policy == "uniform":
+            return "pooled"  # there is no pilot, and so no weight of it
         if allocation.pilot_reuse != "auto":
             return allocation.pilot_reuse
         if allocation.grad_norm.source == "lagged":

@@ -218,7 +218,7 @@ class AllocationSpec(SpecPart):
     """Samples a prompt on average, the pilot included. The paper's N/m."""
 
     pilot_samples: Annotated[int, Field(ge=0)] = 4
-    """Samples that estimate p and G at a prompt's first visit; 0 starts from the prior."""
+    """Samples that estimate p and G at a prompt's first visit; 0 starts from the prior. uniform has no pilot."""
 
     revisit_pilot_samples: Annotated[int, Field(ge=0)] = 0
     """The same at later visits, where the discounted posterior usually serves."""
@@ -256,13 +256,18 @@ class AllocationSpec(SpecPart):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        pilot = max(self.pilot_samples, self.revisit_pilot_samples)
+        pilot = 0 if self.policy == "uniform" else max(self.pilot_samples, self.revisit_pilot_samples)
         if self.max_samples < self.min_samples:
             raise ValueError(f"maxSamples {self.max_samples} is below minSamples {self.min_samples}; raise it")
         if self.parity == "reference":
             if self.policy != "gvm":
                 raise ValueError(f"parity reference needs policy gvm, not {self.policy}")
             return self
+        if self.policy == "uniform" and self.min_samples > self.samples_per_prompt:
+            raise ValueError(
+                f"samplesPerPrompt {self.samples_per_prompt} is below minSamples {self.min_samples}; "
+                "raise samplesPerPrompt or lower minSamples"
+            )
         if pilot + self.min_samples > self.samples_per_prompt:
             raise ValueError(
                 f"pilot of {pilot} and minSamples {self.min_samples} exceed samplesPerPrompt "

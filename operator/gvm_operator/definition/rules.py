@@ -11,6 +11,7 @@ from gvm_operator.definition import immutability
 from gvm_operator.definition.immutability import Rule
 
 _IS_GPU = "k.endsWith('.com/gpu')"
+_HAS_NO_PILOT = "self.policy == 'uniform' || (self.pilotSamples == 0 && self.revisitPilotSamples == 0)"
 _IS_WHOLE = "string({}[k]).matches('^[0-9]+$')"
 
 
@@ -34,6 +35,11 @@ def rules() -> dict[str, tuple[Rule, ...]]:
 
 
 _SPEC = (
+    Rule(
+        "self.algorithm.name != 'grpo' || self.allocation.samplesPerPrompt != 1",
+        "allocation.samplesPerPrompt 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+        "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp",
+    ),
     Rule(
         "self.learner.microBatchTokens >= self.dataset.maxPromptTokens + self.rollout.maxResponseTokens",
         "learner.microBatchTokens cannot hold one longest sequence; "
@@ -103,9 +109,14 @@ _ALLOCATION = (
         "self.parity != 'reference' || self.pilotSamples >= 1",
         "parity reference needs a pilot; set pilotSamples: 8",
     ),
+    Rule(
+        "self.policy != 'uniform' || self.minSamples <= self.samplesPerPrompt",
+        "samplesPerPrompt is below minSamples; raise samplesPerPrompt or lower minSamples",
+    ),
     *(
         Rule(
-            f"self.parity == 'reference' || self.{pilot} + self.minSamples <= self.samplesPerPrompt",
+            "self.parity == 'reference' || self.policy == 'uniform' "
+            f"|| self.{pilot} + self.minSamples <= self.samplesPerPrompt",
             f"{pilot} and minSamples exceed samplesPerPrompt, which counts both; lower them or raise samplesPerPrompt",
         )
         for pilot in ("pilotSamples", "revisitPilotSamples")
@@ -116,13 +127,12 @@ _ALLOCATION = (
     ),
     Rule(
         "self.parity == 'reference' || self.pilotReuse != 'pooled' || self.gradNorm.source != 'current' "
-        "|| (self.pilotSamples == 0 && self.revisitPilotSamples == 0)",
+        f"|| {_HAS_NO_PILOT}",
         "pilotReuse pooled is biased with gradNorm.source current (n depends on the pooled gradients); "
         "set gradNorm.source: lagged or pilotReuse: fixed",
     ),
     Rule(
-        "self.parity == 'reference' || self.pilotReuse != 'fixed' || self.minSamples >= 1 "
-        "|| (self.pilotSamples == 0 && self.revisitPilotSamples == 0)",
+        f"self.parity == 'reference' || self.pilotReuse != 'fixed' || self.minSamples >= 1 || {_HAS_NO_PILOT}",
         "pilotReuse fixed needs minSamples of at least 1; set minSamples: 1",
     ),
 )
