@@ -20,6 +20,7 @@ from gvm_cli.display import Display, final_table
 from gvm_cli.live_page import page
 from gvm_cli.local import LocalRun, RunFailedError
 from gvm_cli.report import report, write_report
+from gvm_cli.report_job import operator_version
 from gvm_cli.samples import samples
 from gvm_cli.score import score
 from gvm_cli.status import status
@@ -40,6 +41,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gvm {operator_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself; the application's help is above."""
 
 
 def _input_errors_exit_2(command: Callable[P, R]) -> Callable[P, R]:

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_a_bad_file_is_exit_2_and_one_line_a_fault(
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith("gvm: " + start.replace("{file}", str(file))), line
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+def test_the_version_is_the_packages() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"gvm {package['version']}\n", "")
 
 
 BAD_SCORES = [
