@@ -6,7 +6,6 @@ what becomes of them; Deployments, Jobs, scheduling and garbage collection are t
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import httpx
 import pytest
 import yaml
 from kubernetes import client
+from needed import HAS_CLUSTER, NO_CLUSTER
 
 from gvm_operator.cluster import Cluster, ClusterError, connect
 from gvm_operator.tokens import token
@@ -29,15 +29,12 @@ ROOT = Path(__file__).parents[2]
 KEY = b"a key of the tests, of some length"
 Manifest = dict[str, Any]
 
-NO_CLUSTER = not os.environ.get("KUBECONFIG") or not shutil.which("kubectl")
-NEEDS_CLUSTER = "needs kubectl and a cluster named by KUBECONFIG"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.skipif(NO_CLUSTER, reason=NEEDS_CLUSTER))
+            item.add_marker(pytest.mark.skipif(not HAS_CLUSTER, reason=NO_CLUSTER))
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
