@@ -244,7 +244,7 @@ def test_an_outage_ends_in_an_error_that_names_server_and_cause() -> None:
     fleet.seconds_to_wait()
     now = 61.0
 
-    with pytest.raises(RolloutError, match=f"for 61 s; last failure: rollout server {A}: ConnectError: refused"):
+    with pytest.raises(RolloutError, match=f"sampling has waited 61 s .*{A}.; last failure: .*{A}: ConnectError: refused"):
         fleet.seconds_to_wait()
 
 
@@ -351,7 +351,7 @@ def test_a_hanging_server_does_not_hold_up_the_others() -> None:
 
 
 def test_all_servers_down_for_longer_than_the_timeout_is_an_error() -> None:
-    with pytest.raises(RolloutError, match=r"no rollout server has answered.*connection refused"):
+    with pytest.raises(RolloutError, match=r"sampling has waited .* s for a rollout server .*connection refused"):
         sample(open_client(Servers(a=down, b=down), timeout_seconds=0.1, retries=0), requests_for("p", 32))
 
 
