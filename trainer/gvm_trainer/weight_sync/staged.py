@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gvm_trainer.servers import LOOK_SECONDS, Address, Names, ServerError, ServerGoneError
+from gvm_trainer.servers import Address, Names, ServerError, ServerGoneError
 from gvm_trainer.weight_sync.contract import SyncResult, UnreachableError, WeightSyncError
 from gvm_trainer.weight_sync.control import ServerControl, open_http
 from gvm_trainer.weight_sync.file_server import FileServer
@@ -37,15 +37,9 @@ class StagedWeightSync:
     """
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        *,
-        directory: Path,
-        timeout_seconds: float,
-        shard_bytes: int = SHARD_BYTES,
-        look_seconds: float = LOOK_SECONDS,
+        self, urls: Sequence[str], *, directory: Path, timeout_seconds: float, shard_bytes: int = SHARD_BYTES
     ) -> None:
-        self._names = Names(urls, look_seconds=look_seconds)
+        self._names = Names(urls)
         self._directory = directory
         self._timeout_seconds = timeout_seconds
         self._shard_bytes = shard_bytes
