@@ -10,6 +10,7 @@ operators     one that is new in the middle of a life; two that alternate, each 
 at random     see test_reconcile_at_random.py
 """
 
+import copy
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -235,7 +236,7 @@ def test_a_run_that_waits_for_a_lost_server_says_so_once_and_says_when_it_goes_o
         for _ in range(3):
             cluster.wait(10)
             operator.refresh().look()
-            statuses.append(cluster.status())
+            statuses.append(copy.deepcopy(cluster.status()))
         found = cluster.condition("RolloutReady")
         if progress.waiting:
             message = "sampling has waited since 2026-03-02T12:00:04Z for http://10.0.0.7:8000: timed out"

@@ -194,7 +194,7 @@ class RolloutClient:
         )
 
     async def find_servers(self) -> list[str]:
-        """Look for the servers again and return their URLs, as soon as there are any.
+        """Look for the servers that a weight sync is to reach and return their URLs, as soon as there are any.
 
         Raises:
             RolloutError: there were none for `timeout_seconds`.
@@ -202,7 +202,9 @@ class RolloutClient:
         self._update(await self._names.look())
         while not self._fleet.urls:
             self._changed.clear()
-            await self._wait_for_change()
+            await self._wait_for_change("the weight sync")
+        if self._fleet.is_healthy():
+            self._wait_is_over()
         return self._fleet.urls
 
     def _update(self, urls: list[str]) -> None:
@@ -274,12 +276,12 @@ class RolloutClient:
                 if server.num_failures == 0:
                     self._wait_is_over()
                 return server
-            await self._wait_for_change(url)
+            await self._wait_for_change(_who(url), url)
 
-    async def _wait_for_change(self, url: str | None = None) -> None:
-        seconds = self._fleet.seconds_to_wait(url=url)
+    async def _wait_for_change(self, who: str, url: str | None = None) -> None:
+        seconds = self._fleet.seconds_to_wait(who=who, url=url)
         if not self._fleet.is_healthy(url):
-            self._waits(_who(url), self._fleet.worst(url))
+            self._waits(who, self._fleet.worst(url))
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -286,8 +286,8 @@ class Fleet:
     def _of(self, url: str | None) -> list[Server]:
         return [server for server in self._servers.values() if url in (None, server.url)]
 
-    def seconds_to_wait(self, *, url: str | None = None) -> float:
-        """How long until a place may be free (at `url`, if named).
+    def seconds_to_wait(self, *, who: str = "sampling", url: str | None = None) -> float:
+        """How long until a place may be free (at `url`, if named) for `who`.
 
         Raises:
             RolloutError: requests have waited for longer than `outage_seconds` with every server failing, or none.
@@ -296,14 +296,14 @@ class Fleet:
         if self.is_healthy(url):
             return BUSY_SECONDS
         if url is None:
-            self._check_outage(now)
+            self._check_outage(now, who)
         return max(0.02, min((server.retry_at for server in self._of(url)), default=now + BUSY_SECONDS) - now)
 
-    def _check_outage(self, now: float) -> None:
+    def _check_outage(self, now: float, who: str) -> None:
         if self._failing_since is None:
             self._failing_since = now
         waited = now - self._failing_since
         if waited > self._outage_seconds:
             asked = ", ".join(self._servers) or "none is listed"
             last = f"; last failure: {self._last_failure}" if self._last_failure else ""
-            raise RolloutError(f"sampling has waited {waited:.0f} s for a rollout server ({asked}){last}")
+            raise RolloutError(f"{who} has waited {waited:.0f} s for a rollout server ({asked}){last}")
