@@ -163,6 +163,22 @@ class LedgerTotals(Contract):
     num_tokens: Count
 
 
+class Waiting(Contract):
+    """Nothing goes on, because no server can be asked."""
+
+    who: str
+    """What waits, e.g. sampling."""
+
+    target: str
+    """URL of the server, or the name under which none is listed."""
+
+    cause: str
+    """The last failure."""
+
+    since: float
+    """Unix time, by the learner's clock."""
+
+
 class Progress(Contract):
     """PUT /v1/jobs/{job}/progress: what the learner says of the run, for the status."""
 
@@ -179,6 +195,8 @@ class Progress(Contract):
     samples_per_second: float | None = None
     variance_reduction: float | None = None
     message: str = ""
+    waiting: Waiting | None = None
+    """What holds the stage up; None where it goes on."""
 
 
 class Snapshot(Contract):

@@ -235,7 +235,9 @@ class LocalRun:
             roles[role] = RoleStatus.of(desired=len(of_role), ready=alive, failed=failed)
         changes: dict[str, Any] = dict(roles)
         if progress is not None:
-            copied = progress.model_dump(exclude={"phase", "stage", "stage_fraction", "message"}, by_alias=False)
+            copied = progress.model_dump(
+                exclude={"phase", "stage", "stage_fraction", "message", "waiting"}, by_alias=False
+            )
             changes |= copied
             if progress.phase == "Running":
                 changes["phase"] = "Running"

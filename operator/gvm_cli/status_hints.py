@@ -45,6 +45,8 @@ _HINTS = {
     "InvalidInput": "correct what the message names, delete the job and apply it anew",
     "BackoffLimitExceeded": "the learner's last attempt: kubectl logs -n {namespace} job/{name}-learner-{restarts}",
     "DeadlineExceeded": "raise runPolicy.activeDeadlineSeconds; a job of the same name on a kept claim goes on",
+    "ServersUnreachable": "the learner goes on by itself once a server answers; whether one is up or on its way: "
+    + _DESCRIBE,
     "StartupDeadlineExceeded": "see the message for what did not start; raise runPolicy.startupDeadlineSeconds where "
     "nodes or a large model take longer",
 }

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from gvm_api import names
+from gvm_api.load import one_line
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import TERMINAL, JobStatus, Phase, RoleStatus
 from gvm_api.wire import Progress
@@ -48,7 +49,8 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
     roles = _roles(observed, job, learner.attempt)
     verdicts = [
         _accepted(acceptance),
-        _servers(observed, conditions.ROLLOUT_READY, names.ROLLOUT, roles[names.ROLLOUT]),
+        _unreachable(observed, learner)
+        or _servers(observed, conditions.ROLLOUT_READY, names.ROLLOUT, roles[names.ROLLOUT]),
         _servers(observed, conditions.ALLOCATOR_READY, names.ALLOCATOR, roles[names.ALLOCATOR]),
         _learner(observed, status, learner, roles),
         *_resumed(status),
@@ -165,6 +167,20 @@ def _servers(observed: Observed, condition: str, role: str, counts: RoleStatus) 
     if found := trouble(pods) or uncreated(observed.of_role("Deployment", role)):
         return Verdict(type=condition, status=False, reason=found.reason, message=found.message, is_trouble=True)
     return Verdict(type=condition, status=False, reason="Starting", message=message)
+
+
+def _unreachable(observed: Observed, learner: Gang) -> Verdict | None:
+    """What the learner waits for, where it says so and Kubernetes sees no trouble with the servers' pods."""
+    progress = observed.progress
+    pods = [pod for pod in observed.pods_of(names.ROLLOUT) if not is_ready(pod)]
+    if progress is None or progress.waiting is None or learner.state != "run" or trouble(pods):
+        return None
+    waiting = progress.waiting
+    # Not for how long, which would be another message, and a write, at every look.
+    since = stamp(datetime.fromtimestamp(waiting.since, UTC))
+    message = one_line(f"{waiting.who} has waited since {since} for {waiting.target}: {waiting.cause}")
+    kind = conditions.ROLLOUT_READY
+    return Verdict(type=kind, status=False, reason="ServersUnreachable", message=message, is_trouble=True)
 
 
 def _learner(observed: Observed, status: JobStatus, learner: Gang, roles: dict[str, RoleStatus]) -> Verdict:

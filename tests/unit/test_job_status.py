@@ -2,7 +2,7 @@
 
 phase         Pending · Starting · Running · as the job is on its way down · refused
 learner       says Starting, Running, nothing · its pods wait, fail, are of an earlier attempt
-servers       all, some, none ready · troubled · one on its way out
+servers       all, some, none ready · troubled · one on its way out · out of the learner's reach
 figures       the learner's · NaN and infinite ones · kept where the learner cannot be asked
 refusals      of the API server, told once
 """
@@ -15,7 +15,7 @@ import pytest
 
 from gvm_api.load import validate_job
 from gvm_api.status import JobStatus
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_operator import conditions, job_status
 from gvm_operator.acceptance import Acceptance
 from gvm_operator.actions import Delete, Refusal
@@ -123,6 +123,43 @@ def test_the_servers_that_are_ready_are_counted(make_job, make_pod) -> None:
     ready = live(make_job, up, rollout={"replicas": 1})
     assert condition(ready, "RolloutReady") == ("True", "Ready", "1/1 pods are ready")
     assert condition(ready, "AllocatorReady") == ("False", "Starting", "0/1 pods are ready")
+
+
+WAITING = Waiting(who="sampling", target="http://10.0.0.7:8000", cause="Connection refused", since=NOW.timestamp())
+SAYS = "sampling has waited since 2026-03-02T12:00:00Z for http://10.0.0.7:8000: Connection refused"
+
+
+def test_servers_that_the_learner_cannot_reach_are_not_ready_though_their_pods_are(make_job, team) -> None:
+    stuck = live(make_job, *team, progress=WORKING.model_copy(update={"waiting": WAITING}), now=LATER)
+    assert condition(stuck, "RolloutReady") == ("False", "ServersUnreachable", SAYS)
+    assert (stuck.phase, stuck.message, stuck.rollout.summary) == ("Running", SAYS, "1/1")
+    assert condition(stuck, "LearnerRunning")[:2] == ("True", "Running")
+    again = live(make_job, *team, progress=WORKING, before=stuck, now=LATER)
+    assert condition(again, "RolloutReady") == ("True", "Ready", "1/1 pods are ready")
+    assert again.message == "iteration 3 of 20"
+
+
+def test_what_the_learner_waits_for_is_said_while_the_lost_pod_s_replacement_starts(make_job, make_pod, team) -> None:
+    others = [pod for pod in team if "rollout" not in pod["metadata"]["name"]]
+    loading = make_pod("rollout", conditions=[{"type": "PodScheduled", "status": "True"}])
+    status = live(make_job, *others, loading, progress=WORKING.model_copy(update={"waiting": WAITING}))
+    assert condition(status, "RolloutReady") == ("False", "ServersUnreachable", SAYS)
+    assert status.rollout.summary == "0/1"
+
+
+def test_trouble_that_kubernetes_knows_of_says_more_than_that_servers_cannot_be_reached(
+    make_job, make_pod, team
+) -> None:
+    others = [pod for pod in team if "rollout" not in pod["metadata"]["name"]]
+    broken = make_pod("rollout", **TROUBLES["CrashLoopBackOff"])
+    status = live(make_job, *others, broken, progress=WORKING.model_copy(update={"waiting": WAITING}))
+    assert condition(status, "RolloutReady")[1] == "CrashLoopBackOff"
+
+
+def test_the_last_word_of_a_gang_that_failed_is_no_wait(make_job, team) -> None:
+    failed = Gang(state="wait", attempt=0, reason="Error", message="exit code 1")
+    status = live(make_job, *team, progress=WORKING.model_copy(update={"waiting": WAITING}), gang=failed)
+    assert condition(status, "RolloutReady")[:2] == ("True", "Ready")
 
 
 TROUBLES = {

@@ -24,7 +24,7 @@ import yaml
 from gvm_api.load import InvalidJobError, validate_job
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import JobStatus
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_cli import processes, run_directory
 from gvm_cli.local import LocalRun, RunFailedError, free_ports
 
@@ -46,6 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         progress = {"phase": "Running", "stage": "train", "iteration": 3, "maxIterations": 7, "step": 12}
         progress["accuracy"] = 0.75
+        progress["waiting"] = {"who": "sampling", "target": "http://127.0.0.1:1", "cause": "refused", "since": 9.0}
         self.wfile.write(json.dumps(progress).encode())
     def log_message(self, *_): pass
 http.server.HTTPServer((os.environ["GVM_HOST"], int(os.environ["GVM_PORT"])), Handler).serve_forever()
@@ -232,9 +233,11 @@ def test_the_startup_deadline_no_longer_counts_once_the_learner_runs_and_its_pro
     status = run.execute()
     assert status.phase == "Succeeded"
     assert (status.iteration, status.max_iterations, status.step, status.accuracy) == (3, 7, 12, 0.75)
+    waiting = Waiting(who="sampling", target="http://127.0.0.1:1", cause="refused", since=9.0)
     assert seen[-1][1] == Progress(
-        phase="Running", stage="train", iteration=3, max_iterations=7, step=12, accuracy=0.75
+        phase="Running", stage="train", iteration=3, max_iterations=7, step=12, accuracy=0.75, waiting=waiting
     )
+    assert run_directory.read_status(tmp_path) == status
 
 
 def test_a_command_that_cannot_be_started_fails_the_run(tmp_path: Path) -> None:

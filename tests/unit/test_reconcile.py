@@ -10,6 +10,7 @@ operators     one that is new in the middle of a life; two that alternate, each 
 at random     see test_reconcile_at_random.py
 """
 
+import copy
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from gvm_api import yaml_format
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_operator.actions import Create, Delete, DeleteJob, Patch, describe
 
 ALL_KINDS = ("ConfigMap", "Deployment", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Secret", "Service")
@@ -224,6 +225,25 @@ def test_a_run_goes_through_its_phases_to_success_and_frees_its_servers(cluster,
     assert cluster.names("Job") == ["a-learner-0"], "for whoever wants to look"
     assert operator.refresh().look().actions == ()
     assert operator.decision.look_again_at is None
+
+
+def test_a_run_that_waits_for_a_lost_server_says_so_once_and_says_when_it_goes_on(cluster, operator, make_job) -> None:
+    start(cluster, operator, make_job)
+    waiting = Waiting(who="sampling", target="http://10.0.0.7:8000", cause="timed out", since=cluster.now.timestamp())
+    statuses = []
+    for progress in (WORKING.model_copy(update={"waiting": waiting}), WORKING):
+        operator.progress = progress
+        for _ in range(3):
+            cluster.wait(10)
+            operator.refresh().look()
+            statuses.append(copy.deepcopy(cluster.status()))
+        found = cluster.condition("RolloutReady")
+        if progress.waiting:
+            message = "sampling has waited since 2026-03-02T12:00:04Z for http://10.0.0.7:8000: timed out"
+            assert (found["status"], found["reason"], found["message"]) == ("False", "ServersUnreachable", message)
+    assert (found["status"], found["reason"]) == ("True", "Ready")
+    assert {status["phase"] for status in statuses} == {"Running"}
+    assert statuses[0] == statuses[2] != statuses[3] == statuses[5], "written where it begins and where it ends"
 
 
 def test_the_end_waits_for_the_learner_s_last_word_but_half_a_minute_at_most(cluster, operator, make_job) -> None:

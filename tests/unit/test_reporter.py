@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from gvm_api.spec import GVMTrainingJob
-from gvm_api.wire import Plan, Progress
+from gvm_api.wire import Plan, Progress, Waiting
+from gvm_trainer import reporter
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import LearnerMetrics
 from gvm_trainer.records import Records
@@ -58,6 +59,7 @@ class Listener:
 
 class Servers:
     num_retries = 0
+    waiting: Waiting | None = None
 
 
 class Sink:
@@ -154,6 +156,26 @@ def test_the_allocator_hears_stage_fraction_figures_and_the_end(tmp_path: Path) 
     assert running.variance_reduction == pytest.approx(0.75)
     assert (done.phase, done.stage) == ("Succeeded", "")
     assert told.value("gvm_stage", stage="main") == 0
+
+
+def test_the_allocator_hears_what_sampling_waits_for_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "_EVERY_SECONDS", 0.01)
+    told = Told(tmp_path)
+    waiting = Waiting(
+        who="sampling", target="http://10.0.0.7:8000", cause="ConnectError: Connection refused", since=9.0
+    )
+
+    async def run() -> None:
+        async with told.reporter.reporting():
+            for state in (waiting, None):
+                told.servers.waiting = state
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    heard = [progress.waiting for progress in told.listener.heard]
+    assert (heard[0], heard[-1]) == (waiting, None)
 
 
 def test_an_accuracy_stays_until_the_next_evaluation(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Reporter:
             while True:
                 self._count_retries()
                 with suppress(AllocatorError):  # progress only; the loop's own calls do fail
-                    await self._allocator.progress(self._progress)
+                    await self._allocator.progress(self._progress.model_copy(update={"waiting": self._client.waiting}))
                 await asyncio.sleep(_EVERY_SECONDS)
 
         task = asyncio.create_task(report())
