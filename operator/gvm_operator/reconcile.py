@@ -18,6 +18,7 @@ from gvm_operator import conditions, job_status, manifests
 from gvm_operator.acceptance import Acceptance, accept
 from gvm_operator.actions import Action, Create, Delete, DeleteJob, Patch
 from gvm_operator.gang import Gang, backoff, gang
+from gvm_operator.labels import UID_LABEL
 from gvm_operator.network import Neighbours
 from gvm_operator.observed import Manifest, Observed, is_active, is_finished, time_of
 from gvm_operator.site import JOB_FILE_NAME, Images, cluster_site
@@ -135,7 +136,7 @@ def _may_lack_secret(observed: Observed, job: GVMTrainingJob) -> bool:
         return True
     reasons = [
         ((container.get("state") or {}).get("waiting") or {}).get("reason")
-        for pod in observed.pods
+        for pod in observed.own_pods
         for container in (pod.get("status") or {}).get("containerStatuses") or ()
     ]
     return "CreateContainerConfigError" in reasons
@@ -153,7 +154,13 @@ def _owned(manifest: Manifest, job: Manifest, spec: GVMTrainingJob) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
+    owned = {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
+    if manifest["kind"] not in manifests.WORKLOADS:
+        return owned
+    template = manifest["spec"]["template"]
+    labels = {**template["metadata"]["labels"], UID_LABEL: job["metadata"]["uid"]}
+    template = {**template, "metadata": {**template["metadata"], "labels": labels}}
+    return {**owned, "spec": {**manifest["spec"], "template": template}}
 
 
 def _change(child: Manifest, wanted: Manifest) -> Manifest:
@@ -197,7 +204,7 @@ def _after_the_end(observed: Observed, status: JobStatus, job: GVMTrainingJob | 
     waits = policy.cleanup_policy != "None" and is_settling
     return Decision(
         actions=tuple(actions),
-        status=job_status.counted(observed, status, now),
+        status=job_status.counted(observed, status, now, keeps_servers=policy.cleanup_policy == "None"),
         look_again_at=_earliest(now + _SETTLE if waits else None, expires_at),
     )
 
@@ -227,7 +234,7 @@ def _unfinished_jobs(observed: Observed) -> list[Manifest]:
 
 
 def _is_last_word_due(observed: Observed, learner: Gang, now: datetime) -> bool:
-    progress, ended = observed.progress, learner.ended_at or now
+    progress, ended = observed.word_of(learner.attempt), learner.ended_at or now
     return (progress is None or progress.phase != "Succeeded") and now - ended < _FINAL_PROGRESS
 
 

@@ -572,6 +572,50 @@ def test_the_startup_deadline_counts_from_when_the_learner_stopped_running_the_b
     assert operator.decision.look_again_at == stopped + timedelta(seconds=10 + 600)
 
 
+@pytest.mark.parametrize("how", ["restarted", "resumed"])
+def test_a_gang_that_starts_again_runs_by_its_own_word_and_has_the_deadline_until_then(
+    cluster, operator, make_job, how: str
+) -> None:
+    start(cluster, operator, make_job, runPolicy={"startupDeadlineSeconds": 600})
+    (pod,) = cluster.pods("learner")
+    operator.progress = stale = WORKING.model_copy(update={"learner_id": pod["metadata"]["uid"]})
+    operator.run(1)
+    assert cluster.status()["phase"] == "Running"
+    if how == "restarted":
+        fail_gang(cluster, operator)
+        cluster.wait(10)
+    else:
+        cluster.edit("runPolicy", suspend=True)
+        operator.run(3)
+        cluster.edit("runPolicy", suspend=False)
+    operator.run(4)
+    assert cluster.status()["rollout"]["summary"] == "1/1"
+    assert cluster.status()["learner"]["summary"] == "1/1"
+    assert (cluster.status()["phase"], cluster.status()["iteration"]) == ("Starting", 3)
+    assert operator.decision.look_again_at is not None, "its start has a deadline"
+    (newest,) = cluster.active_pods("learner")
+    operator.progress = stale.model_copy(update={"learner_id": newest["metadata"]["uid"]})
+    operator.run(1)
+    assert cluster.status()["phase"] == "Running"
+    operator.progress = stale
+    cluster.end("learner", 0)
+    cluster.step()
+    assert operator.refresh().look().wants_progress, "and ends by its own"
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_not_in_the_status(cluster, operator, make_job) -> None:
+    start(cluster, operator, make_job)
+    cluster.end("rollout", 1, message="of the job before")
+    (old,) = cluster.pods("rollout")
+    cluster.delete("GVMTrainingJob", "default", "a")
+    cluster.objects["Pod", "default", old["metadata"]["name"]] = old  # as long as its node has not answered
+    operator.progress = None
+    cluster.apply(make_job())
+    operator.refresh().look()
+    assert cluster.status()["rollout"] == {"desired": 1, "ready": 0, "failed": 0, "summary": "0/1"}
+    assert cluster.condition("RolloutReady")["reason"] == "Starting"
+
+
 # --- after the end ----------------------------------------------------------------------------------------------
 
 END = {
