@@ -15,7 +15,7 @@ from gvm_api import names
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import TERMINAL, JobStatus
 from gvm_operator import conditions, job_status, manifests
-from gvm_operator.acceptance import Acceptance, accept
+from gvm_operator.acceptance import Acceptance, accept, closed_to_jobs
 from gvm_operator.actions import Action, Create, Delete, DeleteJob, Patch
 from gvm_operator.gang import Gang, backoff, gang
 from gvm_operator.labels import UID_LABEL
@@ -36,6 +36,8 @@ class Operator:
     images: Images
     neighbours: Neighbours | None
     """None makes no NetworkPolicies."""
+    closed_namespace: str = ""
+    """Where no job is run: the operator's own, whose service account and token key a job's pods could use."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,8 @@ def desired(observed: Observed, now: datetime, *, operator: Operator, token: str
     acceptance = accept(observed)
     if status.phase in TERMINAL:
         return _after_the_end(observed, status, acceptance.job, now)
+    if observed.job["metadata"]["namespace"] == operator.closed_namespace:
+        acceptance = closed_to_jobs(operator.closed_namespace)
     if acceptance.job is None:
         return Decision(status=job_status.refused(observed, status, acceptance, now))
     return _live(observed, status, acceptance, acceptance.job, now, operator, token)

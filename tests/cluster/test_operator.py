@@ -56,9 +56,7 @@ def test_the_children_are_those_that_gvm_render_prints(bench, operator, wait) ->
     wait(lambda: bench.has_all_objects("a"))
     given = bench.job("a")
     spec = validate_job({key: given[key] for key in ("apiVersion", "kind", "metadata", "spec")})
-    rendered = manifests.children(
-        spec, cluster_site(spec, Images()), token="", neighbours=Neighbours(operator="default")
-    )
+    rendered = manifests.children(spec, cluster_site(spec, Images()), token="", neighbours=Neighbours(operator=""))
     for child in rendered:
         if child["kind"] == "Secret":
             continue

@@ -818,6 +818,31 @@ def test_an_invalid_job_is_refused_with_its_field_and_starts_when_it_is_mended(c
     assert cluster.status()["message"] != accepted["message"]
 
 
+def test_a_job_in_the_operator_s_own_namespace_is_refused_and_makes_nothing(cluster, make_operator, make_job) -> None:
+    operator = make_operator(cluster, closed_namespace="default")
+    cluster.apply(make_job())
+    assert operator.refresh().look().actions == ()
+    accepted = cluster.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "OperatorNamespace")
+    assert accepted["message"] == (
+        "namespace default is the operator's own, where a job's pods could use its service account and token key; "
+        "make the job in another namespace"
+    )
+    assert cluster.status()["message"] == accepted["message"]
+    elsewhere = make_operator(cluster, closed_namespace="gvm-system").refresh().look()
+    assert len(elsewhere.actions) == 12
+
+
+def test_a_job_that_is_over_is_still_cleaned_up_where_no_other_may_be_made(
+    cluster, operator, make_operator, make_job
+) -> None:
+    start(cluster, operator, make_job)
+    cluster.set_status(cluster.job(), {**cluster.status(), "phase": "Succeeded"})
+    make_operator(cluster, closed_namespace="default").run(3)
+    assert cluster.status()["phase"] == "Succeeded"
+    assert cluster.names("Deployment") == []
+
+
 def test_a_job_that_is_not_started_yet_may_change_in_all_its_fields(cluster, operator, make_job) -> None:
     cluster.apply(make_job(runPolicy={"suspend": True}))
     operator.run(1)
