@@ -200,6 +200,12 @@ def resolved(container: dict[str, Any], children: list[dict[str, Any]]) -> dict[
     return variables
 
 
+def test_a_pod_that_is_told_to_go_while_it_loads_does_not_sit_out_its_grace_period(job: GVMTrainingJob) -> None:
+    """As process 1, a program without a handler for SIGTERM would ignore it."""
+    for workload in workloads(children_of(job)).values():
+        assert workload["spec"]["template"]["spec"]["shareProcessNamespace"] is True
+
+
 def test_the_learner_finds_every_variable_that_it_reads(job: GVMTrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
     children = children_of(job)
     container = manifests.main_containers(children)["learner"]

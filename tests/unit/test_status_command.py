@@ -367,6 +367,7 @@ HINTS = [
     ("LearnerRunning", "Error", "", "-l gvm.rlhflow.dev/job=sums,app.kubernetes.io/component=learner --tail=50"),
     ("LearnerRunning", "SomethingNew", "", "kubectl describe pods -n red -l gvm.rlhflow.dev/job=sums,app"),
     ("Accepted", "InvalidSpec", "", "gvm validate FILE"),
+    ("Accepted", "OperatorNamespace", "", "kubectl delete gvmjob -n red sums, and apply it in a namespace"),
 ]
 
 
