@@ -117,6 +117,7 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
     trackers = open_trackers(job, folder)
     reporter = Reporter(
         max_iterations=job.spec.algorithm.max_iterations,
+        learner_id="",
         allocator=AllocatorClient("http://unused", job="unused", token=TOKEN, timeout_seconds=1.0),
         client=RolloutClient(["http://unused"], max_tokens=1, concurrency=1, timeout_seconds=1.0, retries=0),
         records=records,

@@ -20,6 +20,7 @@ RENDEZVOUS_PORT = "GVM_RENDEZVOUS_PORT"
 WEIGHTS_HOST = "GVM_WEIGHTS_HOST"
 WEIGHTS_PORT = "GVM_WEIGHTS_PORT"
 TERMINATION_LOG = "GVM_TERMINATION_LOG"
+LEARNER_ID = "GVM_LEARNER_ID"
 
 INVALID_INPUT = "InvalidInput: "
 """Begins a termination message that no restart would better."""
@@ -41,6 +42,8 @@ class LearnerEnv:
     host: str
     """Address on which /metrics is served."""
     port: int
+    learner_id: str
+    """Tells this learner from those before it, and goes with what it reports."""
 
 
 def require(name: str) -> str:
@@ -83,4 +86,5 @@ def learner_env() -> LearnerEnv:
         weights_port=require_port(WEIGHTS_PORT),
         host=require(HOST),
         port=require_port(PORT),
+        learner_id=require(LEARNER_ID),
     )

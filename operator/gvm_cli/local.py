@@ -56,6 +56,8 @@ class LocalRun:
     _memory_read_at: float = 0.0
     _restarts_before: int = 0
     """Those of earlier runs in this directory, which resumed: each has a back-off limit of its own."""
+    _learner_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Tells the learners of this run from an earlier one's, whose last word the allocator has kept."""
     _status: JobStatus = field(default_factory=JobStatus)
     _site: Site = field(init=False)
     _ports: dict[str, int] = field(init=False)
@@ -145,11 +147,13 @@ class LocalRun:
         """A container's `env`, with our own Secret resolved; other references are the cluster's."""
         role, _, index = name.partition("-")
         own = {env.HOST: "127.0.0.1", env.PORT: str(self._ports[name])} if name in self._ports else {}
-        variables = {"JOB_COMPLETION_INDEX": index} if role == names.LEARNER else {}
+        variables = {"JOB_COMPLETION_INDEX": index, env.LEARNER_ID: self._learner_id} if role == names.LEARNER else {}
         for entry in container["env"]:
             key, reference = entry["name"], entry.get("valueFrom", {}).get("secretKeyRef", {})
             if reference.get("name") == names.token_secret(self.job.metadata.name):
                 variables[key] = self.token
+            elif key == env.LEARNER_ID and "fieldRef" in entry.get("valueFrom", {}):
+                continue  # of a pod
             elif "valueFrom" not in entry:
                 variables[key] = own.get(key) or processes.expand([entry.get("value", "")], variables)[0]
             elif key not in os.environ:
@@ -236,10 +240,10 @@ class LocalRun:
         changes: dict[str, Any] = dict(roles)
         if progress is not None:
             copied = progress.model_dump(
-                exclude={"phase", "stage", "stage_fraction", "message", "waiting"}, by_alias=False
+                exclude={"phase", "learner_id", "stage", "stage_fraction", "message", "waiting"}, by_alias=False
             )
             changes |= copied
-            if progress.phase == "Running":
+            if progress.phase == "Running" and progress.is_of(self._learner_id):
                 changes["phase"] = "Running"
         self._set(**changes)
 
@@ -266,7 +270,8 @@ class LocalRun:
             processes.stop([p for p in self.running.values() if p not in learners])
         (self.run_dir / "processes.json").unlink(missing_ok=True)
         (self.run_dir / run_directory.TARGETS_FILE).unlink(missing_ok=True)
-        self._set(**{role: getattr(self._status, role).model_copy(update={"ready": 0}) for role in names.ROLES})
+        failed = {role: getattr(self._status, role).failed for role in names.ROLES}
+        self._set(**{role: RoleStatus.of(desired=0, ready=0, failed=num) for role, num in failed.items()})
 
 
 def free_ports(num_ports: int) -> list[int]:

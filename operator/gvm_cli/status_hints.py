@@ -30,6 +30,8 @@ _OUT_OF_MEMORY = "it used more than spec.{role}.resources.limits.memory: raise i
 _HINTS = {
     "InvalidSpec": "correct the field and apply the file again; gvm validate FILE checks it beforehand",
     "ImmutableField": "change it back and apply the file again; to train with it, use a job of another name",
+    "OperatorNamespace": "kubectl delete gvmjob -n {namespace} {name}, and apply it in a namespace that the operator "
+    "serves and does not live in",
     "Refused": "see the message: mostly a quota, an admission policy, or an object of that name that is not the job's",
     "ImagePullBackOff": _IMAGE,
     "InvalidImageName": _IMAGE,

@@ -23,6 +23,7 @@ from gvm_operator.observed import (
     is_placed,
     is_ready,
     phase_of,
+    role_of,
     stamp,
 )
 from gvm_operator.reasons import trouble, uncreated
@@ -33,7 +34,7 @@ _FIGURES = (
     "accuracy",
     "accept_rate",
     "samples_per_second",
-    "variance_reduction",
+    "realised_variance_reduction",
 )
 
 
@@ -56,7 +57,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
         *_resumed(status),
     ]
     is_running = verdicts[3].status or learner.state == "complete"  # its last word is being read
-    placed = any(is_placed(pod) for pod in observed.pods if is_active(pod))
+    placed = any(is_placed(pod) for role in names.ROLES for pod in observed.pods_of(role) if is_active(pod))
     phase: Phase = "Running" if is_running else "Starting" if placed else "Pending"
     worries = [verdict.type for verdict in verdicts if verdict.is_trouble]
     reported = _with(
@@ -70,7 +71,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
         max_iterations=job.spec.algorithm.max_iterations,
         checkpoints=checkpoint_folder(job.metadata.name, job.spec.storage.model_dump(mode="json")),
         **roles,
-        **_figures(observed.progress),
+        **_figures(observed.word_of(learner.attempt)),
     )
     foremost = conditions.find(reported.conditions, worries[0] if worries else conditions.LEARNER_RUNNING)
     return reported.model_copy(update={"message": foremost.message if foremost else ""})
@@ -89,13 +90,13 @@ def suspended(observed: Observed, status: JobStatus, acceptance: Acceptance, now
     ]
     phase: Phase = status.phase if num_left else "Suspended"
     roles = _none_desired(observed)
-    restarts = max([status.restarts, *observed.learner_jobs])
+    restarts = _attempt(observed, status)
     return _with(observed, status, verdicts, now, phase=phase, restarts=restarts, message=message, **roles)
 
 
 def ended(observed: Observed, status: JobStatus, reason: str, message: str, now: datetime) -> JobStatus:
     """A job whose run is over; `reason` is Complete, or why it failed."""
-    is_complete = reason == "Complete"
+    is_complete, attempt = reason == "Complete", _attempt(observed, status)
     end = Verdict(
         type=conditions.COMPLETE if is_complete else conditions.FAILED, status=True, reason=reason, message=message
     )
@@ -107,22 +108,27 @@ def ended(observed: Observed, status: JobStatus, reason: str, message: str, now:
         phase="Succeeded" if is_complete else "Failed",
         start_time=status.start_time or stamp(now),
         completion_time=stamp(now),
-        restarts=max([status.restarts, *observed.learner_jobs]),
+        restarts=attempt,
         message=message,
-        **_figures(observed.progress),
+        **_figures(observed.word_of(attempt)),
     )
 
 
 def result(observed: Observed, status: JobStatus) -> str:
     """What came of a run that is complete, in one line."""
-    said = status.model_copy(update=_figures(observed.progress))
+    said = status.model_copy(update=_figures(observed.word_of(_attempt(observed, status))))
     accuracy = "" if said.accuracy is None else f", accuracy {said.accuracy:.3f}"
     return f"{said.iteration} iterations{accuracy}"
 
 
-def counted(observed: Observed, status: JobStatus, now: datetime) -> JobStatus:
-    """A finished job, its pods counted anew as they go."""
-    return _with(observed, status, [], now, **_none_desired(observed))
+def counted(observed: Observed, status: JobStatus, now: datetime, *, keeps_servers: bool = False) -> JobStatus:
+    """A finished job, its pods counted anew as they go: none is desired but servers that its clean-up policy keeps."""
+    roles = _none_desired(observed)
+    if keeps_servers:
+        for child in observed.of_kind("Deployment"):
+            role = role_of(child)
+            roles[role] = _count(observed.pods_of(role), child["spec"].get("replicas", 1))
+    return _with(observed, status, [], now, **roles)
 
 
 def with_refusals(
@@ -198,14 +204,19 @@ def _learner(observed: Observed, status: JobStatus, learner: Gang, roles: dict[s
         return verdict(False, found.reason, found.message, is_trouble=True)
     if counts.ready < counts.desired:
         return verdict(False, "Starting", f"{counts.summary} learner pods run")
-    progress = observed.progress
-    # A word that was said before a pause or a restart may still stand, or the allocator may not answer: a learner
-    # begins to run with its servers there, and then may lose some and go on.
+    progress = observed.word_of(learner.attempt)
+    # The allocator may not answer, or not tell whose word it is: a learner begins to run with its servers there, and
+    # then may lose some and go on.
     servers_ready = roles[names.ROLLOUT].ready > 0 and roles[names.ALLOCATOR].ready > 0
     may_run = servers_ready or conditions.is_true(status.conditions, conditions.LEARNER_RUNNING)
     if may_run and (progress is None or progress.phase in ("Running", "Succeeded")):
         return verdict(True, "Running", _doing(progress))
     return verdict(False, "Starting", (progress and progress.message) or "the learner waits for servers and allocator")
+
+
+def _attempt(observed: Observed, status: JobStatus) -> int:
+    """Number of the newest gang, whose Job somebody may have deleted."""
+    return max([status.restarts, *observed.learner_jobs])
 
 
 def _doing(progress: Progress | None) -> str:

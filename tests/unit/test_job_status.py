@@ -100,6 +100,58 @@ def test_a_job_begins_to_run_with_its_servers_there_and_goes_on_where_it_loses_s
     assert says_otherwise.phase == "Starting"
 
 
+def test_the_word_of_a_learner_before_this_one_says_nothing_about_it(make_job, make_pod, team) -> None:
+    old, new = make_pod(name="0", attempt=0, phase="Failed"), make_pod(name="1", attempt=1)
+    servers, restarted = team[:2], Gang(state="run", attempt=1)
+    before = live(make_job, *servers, make_pod(name="0"), progress=said_by("uid-0"))
+    assert (before.phase, before.iteration) == ("Running", 3)
+    stale = live(make_job, *servers, old, new, progress=said_by("uid-0"), gang=restarted, before=before)
+    assert (stale.phase, stale.iteration, stale.accuracy) == ("Starting", 3, 0.5), "what was reached is still shown"
+    assert condition(stale, "LearnerRunning")[:2] == ("False", "Starting")
+    own = live(make_job, *servers, old, new, progress=said_by("uid-1"), gang=restarted, before=stale)
+    assert own.phase == "Running"
+
+
+def test_a_learner_that_takes_a_deleted_one_s_place_has_not_spoken_yet(make_job, make_pod, team) -> None:
+    servers, leaving = team[:2], going(make_pod(name="first"))
+    status = live(make_job, *servers, leaving, make_pod(name="second"), progress=said_by("uid-first"))
+    assert (status.phase, status.iteration) == ("Starting", 0)
+
+
+def test_a_job_made_anew_on_the_volume_of_one_that_succeeded_is_not_done_by_its_word(make_job, team) -> None:
+    done = said_by("uid-of-the-old-job").model_copy(update={"phase": "Succeeded", "iteration": 20})
+    status = live(make_job, *team, progress=done)
+    assert (status.phase, status.iteration) == ("Starting", 0)
+    assert job_status.result(Observed(job=make_job(), pods=team, progress=done), status) == "0 iterations"
+
+
+def said_by(uid: str) -> Progress:
+    return WORKING.model_copy(update={"learner_id": uid})
+
+
+def going(pod: Any) -> Any:
+    pod["metadata"]["deletionTimestamp"] = "2026-03-02T12:00:00Z"
+    return pod
+
+
+@pytest.mark.parametrize("role", ["rollout", "allocator", "learner"])
+@pytest.mark.parametrize("why", ["it is going", "it is another job's"])
+def test_a_pod_that_is_no_longer_the_job_s_is_none_of_its_troubles(
+    make_job, make_pod, team, role: str, why: str
+) -> None:
+    killed = make_pod(role, "0-old", phase="Failed", terminated={"exitCode": 137, "reason": "Error"})
+    if why == "it is going":
+        going(killed)
+    else:
+        killed["metadata"]["labels"]["gvm.rlhflow.dev/job-uid"] = "uid-of-the-old-job"
+    others = [pod for pod in team if role not in pod["metadata"]["name"]]
+    status = live(make_job, *others, killed)
+    verdict, reason, message = condition(status, CONDITIONS[role])
+    assert (verdict, reason) == ("False", "Starting"), message
+    assert getattr(status, role).model_dump() == {"desired": 1, "ready": 0, "failed": 0, "summary": "0/1"}
+    assert live(make_job, killed).phase == "Pending", "no pod of this job has a node"
+
+
 def test_a_gang_runs_when_all_its_pods_do(make_job, make_pod, team) -> None:
     status = live(make_job, *team, progress=WORKING, learner={"replicas": 2})
     assert condition(status, "LearnerRunning") == ("False", "Starting", "1/2 learner pods run")
@@ -262,7 +314,7 @@ def test_figures_stand_until_the_learner_knows_others(make_job, team) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_figure_that_json_has_no_room_for_is_none(make_job, team, value: float) -> None:
-    figures = dict.fromkeys(("accuracy", "accept_rate", "samples_per_second", "variance_reduction"), value)
+    figures = dict.fromkeys(("accuracy", "accept_rate", "samples_per_second", "realised_variance_reduction"), value)
     status = live(make_job, *team, progress=WORKING.model_copy(update=figures))
     assert [getattr(status, name) for name in figures] == [None] * 4
     assert status_patch(status)["accuracy"] is None
@@ -330,6 +382,16 @@ def test_the_status_of_a_finished_job_counts_the_pods_that_are_left(make_job, ma
     failed = make_pod(phase="Failed")
     status = job_status.counted(Observed(job=make_job(), pods=(failed,)), JobStatus(phase="Failed"), NOW)
     assert (status.phase, status.learner.failed, status.learner.summary) == ("Failed", 1, "0/0")
+
+
+def test_servers_that_the_clean_up_policy_keeps_are_still_desired(make_job, team) -> None:
+    labels = {"app.kubernetes.io/component": "rollout"}
+    deployment = {"kind": "Deployment", "metadata": {"name": "a-rollout", "labels": labels}, "spec": {"replicas": 2}}
+    observed = Observed(job=make_job(), children=(deployment,), pods=team)
+    kept = job_status.counted(observed, JobStatus(phase="Succeeded"), NOW, keeps_servers=True)
+    assert (kept.rollout.summary, kept.rollout.desired) == ("1/2", 2)
+    freed = job_status.counted(observed, JobStatus(phase="Succeeded"), NOW)
+    assert (freed.rollout.summary, freed.rollout.desired) == ("1/0", 0), "it is still stopping"
 
 
 def test_a_refusal_is_one_transition_however_long_it_lasts_and_ends_with_another(make_job, team) -> None:

@@ -240,6 +240,19 @@ def test_the_startup_deadline_no_longer_counts_once_the_learner_runs_and_its_pro
     assert run_directory.read_status(tmp_path) == status
 
 
+def test_an_earlier_run_s_last_word_does_not_make_this_one_run(tmp_path: Path) -> None:
+    learner = "import os, time; print(os.environ['GVM_LEARNER_ID']); time.sleep(3)"
+    remembers = ALLOCATOR.replace('["accuracy"] = 0.75', '["learnerId"] = "of-the-run-before"')
+    phases: list[tuple[str, int]] = []
+    run = run_of(
+        job_of(learner=learner, allocator=remembers), tmp_path, lambda s, _: phases.append((s.phase, s.iteration))
+    )
+    run.execute()
+    assert ("Starting", 3) in phases, "it was heard"
+    assert "Running" not in dict(phases)
+    assert len(log(tmp_path, "learner-0").strip()) == 16
+
+
 def test_a_command_that_cannot_be_started_fails_the_run(tmp_path: Path) -> None:
     wish = manifest()
     wish["spec"]["rollout"]["podTemplate"]["spec"]["containers"][0]["command"] = ["/opt/wrapper.sh"]
@@ -286,7 +299,7 @@ def test_an_interrupted_run_is_suspended_and_all_processes_are_gone(tmp_path: Pa
     status = run_directory.read_status(tmp_path)
     assert status.phase == "Suspended"
     assert status.message == "interrupted; run the same command to resume"
-    assert (status.rollout.ready, status.learner.ready) == (0, 0)
+    assert (status.rollout.summary, status.learner.summary) == ("0/0", "0/0"), "its processes are freed"
     assert len(pids) == 3
     assert all(is_gone(pid) for pid in pids)
     assert not (tmp_path / "processes.json").exists()

@@ -37,6 +37,8 @@ LINE: dict[str, Any] = {
     "samples_per_second": 50.0,
     "predicted_variance": 15.0,
     "predicted_variance_uniform": 60.0,
+    "realised_variance": 3.0,
+    "realised_variance_uniform": 4.0,
     "eval": None,
     "seconds": {**dict.fromkeys(STAGES, 0.0), "total": 10.0},
     "time": 1.0e9,
@@ -81,6 +83,7 @@ class Told:
         self.metrics, self.run_dir = LearnerMetrics(JOB), run_dir
         self.reporter = Reporter(
             max_iterations=20,
+            learner_id="pod-1",
             allocator=cast(AllocatorClient, self.listener),
             client=cast(RolloutClient, self.servers),
             records=Records(run_dir, saves_samples=False),
@@ -153,7 +156,8 @@ def test_the_allocator_hears_stage_fraction_figures_and_the_end(tmp_path: Path) 
     running, done = told.listener.heard[0], told.listener.heard[-1]
     assert (running.phase, running.stage, running.stage_fraction) == ("Running", "main", 0.5)
     assert (running.iteration, running.max_iterations, running.step, running.accuracy) == (4, 20, 16, 0.75)
-    assert running.variance_reduction == pytest.approx(0.75)
+    assert running.learner_id == "pod-1", "so that nobody takes it for a word of the learner after it"
+    assert running.realised_variance_reduction == pytest.approx(0.25), "as the samples show it, not as it was planned"
     assert (done.phase, done.stage) == ("Succeeded", "")
     assert told.value("gvm_stage", stage="main") == 0
 
@@ -176,6 +180,22 @@ def test_the_allocator_hears_what_sampling_waits_for_until_it_goes_on(
     asyncio.run(run())
     heard = [progress.waiting for progress in told.listener.heard]
     assert (heard[0], heard[-1]) == (waiting, None)
+
+
+def test_the_variance_saved_is_that_of_sums_over_ten_iterations(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+
+    def saved(*realised: float | None, kind: str = "realised") -> float | None:
+        for variance in realised:
+            told.reporter.show({**LINE, "realised_variance": variance})
+        return told.value("gvm_variance_saved", kind=kind)
+
+    assert saved(3.0) == pytest.approx(1 - 3 / 4)
+    assert saved(None) == pytest.approx(1 - 3 / 4), "what was not measured counts on neither side"
+    assert saved(5.0) == pytest.approx(1 - 8 / 8)
+    assert saved(*[1.0] * 10) == pytest.approx(1 - 1 / 4), "those before the last ten no longer count"
+    assert saved(*[None] * 10) is None
+    assert saved(kind="predicted") == pytest.approx(0.75)
 
 
 def test_an_accuracy_stays_until_the_next_evaluation(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gvm_api.summary import summary_line
+from gvm_api.summary import summary_line, variance_saved
 
 SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "sync": 0.4, "total": 8.0}
 
@@ -98,3 +98,11 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['gvm_api']"
+
+
+def test_the_variance_saved_is_of_sums_over_the_lines_that_were_measured() -> None:
+    lines = [line(1, realised_variance=3.0, realised_variance_uniform=6.0), BEFORE, line(2, realised_variance=5.0)]
+    assert variance_saved(lines, "realised") == pytest.approx(1 - 8 / 10)
+    assert variance_saved([line(1, realised_variance=None)], "realised") is None
+    assert variance_saved([line(1, realised_variance=0.0, realised_variance_uniform=0.0)], "realised") is None
+    assert variance_saved([], "predicted") is None

@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gvm_api.spec import JobSpec
+from gvm_api.summary import RECENT_ITERATIONS
 from gvm_trainer.advantages import training_samples
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
@@ -112,7 +113,8 @@ class TrainingLoop:
         self.iteration, self.elapsed_before = state.iteration, elapsed
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
         self.best_accuracy, self.best_iteration = state.best_accuracy, state.best_iteration
-        self.reporter.show(state.metrics_line)
+        for line in self.records.newest(RECENT_ITERATIONS):
+            self.reporter.show(line)
         self.reporter.stage("sync")
         await self.policy_sync.push(self._probes(), version=self.iteration)
 

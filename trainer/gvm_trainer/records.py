@@ -90,6 +90,11 @@ class Records:
         """Take back what was written after the checkpoint."""
         truncate_metrics(self.metrics, after_iteration=after_iteration)
 
+    def newest(self, num_iterations: int) -> list[dict[str, Any]]:
+        """The lines of the newest iterations, in their order."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()[-num_iterations:]
+        return [json.loads(text) for text in lines]
+
     def write_metrics(self, line: Mapping[str, Any]) -> None:
         """Append one iteration's line."""
         with self.metrics.open("a") as file:

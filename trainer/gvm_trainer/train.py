@@ -107,6 +107,7 @@ async def lead(
         measures.follow_queues(rollout=lambda: client.num_waiting, verifier=lambda: verifier.num_waiting)
         reporter = Reporter(
             max_iterations=spec.algorithm.max_iterations,
+            learner_id=settings.learner_id,
             allocator=allocator,
             client=client,
             records=records,
