@@ -70,7 +70,7 @@ class Display:
         """Print new iterations and messages, and say how far the current stage is."""
         if status.message and status.message != self._message:
             self._message = status.message
-            self._print(printable(status.message), style="yellow")
+            self._print(printable(status.message), style="yellow", whole=True)
         lines = run_directory.read_metrics(self.run_dir)
         self._seen = min(self._seen, len(lines))  # a restarted learner takes lines back
         for line in lines[self._seen :]:
@@ -81,10 +81,11 @@ class Display:
         elif not self.quiet and self.clock() - self._printed_at >= _REMINDER_SECONDS:
             self._print("  ".join(_nonempty(self._where(status, progress), *self._facts(progress))))
 
-    def _print(self, text: str, *, style: str = "") -> None:
+    def _print(self, text: str, *, style: str = "", whole: bool = False) -> None:
         self._printed_at = self.clock()
         # On a terminal a long line is cut, so that columns stay under one another; a log gets all of it.
-        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if self._is_interactive else {}
+        is_cut = self._is_interactive and not whole
+        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if is_cut else {}
         self.console.print(text, style=style, highlight=False, markup=False, **({"soft_wrap": True} | fit))
 
     def _print_line(self, line: Line, max_iterations: int) -> None:
