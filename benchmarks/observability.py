@@ -33,7 +33,7 @@ from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 from gvm_api import wire
 from gvm_api.load import load_job
-from gvm_cli.local import free_ports
+from gvm_cli.ports import free_ports
 from gvm_metrics.registry import Registry
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.metrics import LearnerMetrics

@@ -74,7 +74,7 @@ class Display:
         """Print new iterations and messages, and say how far the current stage is."""
         if status.message and status.message != self._message:
             self._message = status.message
-            self._print(printable(status.message), style="yellow")
+            self._print(printable(status.message), style="yellow", whole=True)
         if progress is not None:
             self._show_waiting(progress.waiting)
         lines = run_directory.read_metrics(self.run_dir)
@@ -96,10 +96,11 @@ class Display:
         elif before is not None and waiting is None:
             self._print(f"{before.who} goes on after {self.unix_clock() - before.since:.0f} s", style="yellow")
 
-    def _print(self, text: str, *, style: str = "") -> None:
+    def _print(self, text: str, *, style: str = "", whole: bool = False) -> None:
         self._printed_at = self.clock()
         # On a terminal a long line is cut, so that columns stay under one another; a log gets all of it.
-        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if self._is_interactive else {}
+        is_cut = self._is_interactive and not whole
+        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if is_cut else {}
         self.console.print(text, style=style, highlight=False, markup=False, **({"soft_wrap": True} | fit))
 
     def _print_line(self, line: Line, max_iterations: int) -> None:

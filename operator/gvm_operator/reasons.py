@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gvm_api.load import one_line
+from gvm_api.root_cause import root_cause
 from gvm_operator.observed import condition_of, is_active, phase_of
 
 Manifest = dict[str, Any]
@@ -99,7 +100,8 @@ def _terminated(pod: Manifest, end: Manifest) -> Trouble:
 
 def _end(end: Manifest) -> str:
     reason, code = end.get("reason") or "Error", end.get("exitCode")
-    last_word = one_line(str(end.get("message") or ""), _FATAL_MESSAGE_LIMIT)
+    message = str(end.get("message") or "")  # the last lines of its log
+    last_word = root_cause(message, limit=_FATAL_MESSAGE_LIMIT) or one_line(message, _FATAL_MESSAGE_LIMIT)
     return f"{reason}, exit code {code}" + (f": {last_word}" if last_word else "")
 
 

@@ -202,16 +202,22 @@ def fake_job(tmp_path: Path, learner: str) -> Path:
 LIVE_PAGE = r"live page: http://127\.0\.0\.1:\d+/#token=[\w-]{20,}"
 
 
-def test_a_run_that_fails_is_exit_1_and_the_next_one_starts_beside_it(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_exit_1_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     fake_job(tmp_path, "import sys; print('some log'); sys.exit('no memory left')")
-    for directory in ("runs/a", "runs/a-2"):
-        done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    resumed = "resuming a in runs/a, which failed; logs in runs/a/logs; --new starts a new run"
+    for options, directory, line in (
+        ((), "runs/a", "starting a in runs/a; logs in runs/a/logs"),
+        ((), "runs/a", resumed),
+        (("--new",), "runs/a-2", "starting a in runs/a-2 beside runs/a (--new); logs in runs/a-2/logs"),
+    ):
+        done = run_gvm("run", "job.yaml", *options, cwd=tmp_path)
         assert done.returncode == 1
         started, page = done.stdout.splitlines()
-        assert started == f"starting a in {directory}; logs in {directory}/logs"
+        assert started == line
         assert re.fullmatch(LIVE_PAGE, page)
         first, *rest = done.stderr.splitlines()
-        assert first == f"gvm: learner-0 ended with exit code 1; see {directory}/logs/learner-0.log (restarts: 0)"
+        end = f"learner-0 ended with exit code 1: no memory left; see {directory}/logs/learner-0.log"
+        assert first == f"gvm: {end} (restarts: 0)"
         assert set(rest) == {"some log", "no memory left"}
         assert json.loads((tmp_path / directory / "status.json").read_text())["phase"] == "Failed"
 

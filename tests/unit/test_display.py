@@ -156,6 +156,15 @@ def test_on_a_terminal_a_long_line_is_cut_and_in_a_log_it_is_whole(
         assert out.getvalue() == (f"{whole[:59]}…\n" if terminal else f"{whole}\n")
 
 
+def test_a_message_is_whole_on_a_terminal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    to = Console(file=out, width=60, force_terminal=True, color_system=None)
+    message = "rollout-0 ended with exit code 1: ValueError: no room for the KV cache; see runs/a/logs/rollout-0.log"
+    Display(console=to, run_dir=tmp_path).show(JobStatus(message=message), None)
+    assert out.getvalue() == f"{message}\n"
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_log_or_a_dumb_terminal_gets_a_line_of_progress_where_nothing_was_printed_for_half_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
