@@ -22,7 +22,9 @@ WEIGHTS_PORT = "GVM_WEIGHTS_PORT"
 TERMINATION_LOG = "GVM_TERMINATION_LOG"
 
 INVALID_INPUT = "InvalidInput: "
-"""Begins a termination message that no restart would better."""
+"""Begins the termination message of a learner that cannot use its input; no restart would better it."""
+STORAGE_UNUSABLE = "StorageUnusable: "
+"""Begins that of a learner that cannot write its run directory, and could not in a minute; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

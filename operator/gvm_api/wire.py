@@ -178,6 +178,12 @@ class Progress(Contract):
     accept_rate: float | None = None
     samples_per_second: float | None = None
     variance_reduction: float | None = None
+    unjudged_fraction: float | None = None
+    """Share of the last iteration's samples on which the reward gave no verdict."""
+
+    unjudged_message: str = ""
+    """What the reward did on most of them."""
+
     message: str = ""
 
 
