@@ -93,14 +93,14 @@ class Checkpoints:
         """The loop's state in a whole checkpoint.
 
         Raises:
-            InvalidInputError: it is of another version.
+            InvalidInputError: it is of another version, or damaged and without checksums.
         """
         try:
             return LoopState.model_validate_json((path / _LOOP).read_text())
         except ValueError as error:
             raise InvalidInputError(
-                f"{path / _LOOP} was written by another version, remove {path} to go on from the checkpoint before it: "
-                f"{error}"
+                f"{path / _LOOP} is damaged or of another version; remove {path} to go on from the one before it "
+                f"({str(error).splitlines()[0]})"
             ) from error
 
     def save(self, state: LoopState, write: Callable[[Path], None]) -> Path:
