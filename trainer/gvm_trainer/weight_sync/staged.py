@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from gvm_trainer.servers import resolve_servers
+from gvm_trainer.storage import writing
 from gvm_trainer.weight_sync.contract import SyncResult, WeightSyncError
 from gvm_trainer.weight_sync.control import ServerControl, open_http
 from gvm_trainer.weight_sync.file_server import FileServer
@@ -48,7 +49,8 @@ class StagedWeightSync:
         """Put these weights into all servers; see `WeightSync.push`."""
         start = time.monotonic()
         folder = self._directory / str(version)
-        self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
+        with writing(folder):
+            self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
         self._version = version
         urls = await resolve_servers(self._addresses)
         await self._distribute(urls, version)
