@@ -9,24 +9,22 @@ checkpoints/final is a plain Hugging Face folder.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gvm_api.base import Contract
 from gvm_api.wire import Snapshot
+from gvm_trainer.checksums import damage, write_sums
 from gvm_trainer.storage import folder_bytes, writing
 from gvm_trainer.termination import InvalidInputError
 
 _NAME = re.compile(r"iteration-(\d{6})")
-_LOOP, _SUMS, _DAMAGED = "loop.json", "SHA256SUMS", ".damaged"
-_HASHED_AT_ONCE = 8  # files; a thread hashes about 1 GB/s
+_LOOP, _DAMAGED = "loop.json", ".damaged"
 
 
 class LoopState(Contract):
@@ -72,7 +70,7 @@ class Checkpoints:
         faults: list[str] = []
         for iteration in reversed(self._iterations()):
             path = self._path(iteration)
-            fault = _damage(path)
+            fault = damage(path)
             if fault is None:
                 return f"{'; '.join(faults)}; the run goes on from {path.name}" if faults else ""
             aside = path.with_name(path.name + _DAMAGED)
@@ -93,13 +91,13 @@ class Checkpoints:
         """The loop's state in a whole checkpoint.
 
         Raises:
-            InvalidInputError: it is of another version, or damaged and without checksums.
+            InvalidInputError: it is of another version, or has no checksums and is damaged.
         """
         try:
             return LoopState.model_validate_json((path / _LOOP).read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise InvalidInputError(
-                f"{path / _LOOP} is damaged or of another version; remove {path} to go on from the one before it "
+                f"{path / _LOOP} is missing, damaged or of another version; remove {path} to go on from the one before it "
                 f"({str(error).splitlines()[0]})"
             ) from error
 
@@ -113,7 +111,7 @@ class Checkpoints:
         def write_all(directory: Path) -> None:
             write(directory)
             (directory / _LOOP).write_text(state.model_dump_json())
-            _write_sums(directory)
+            write_sums(directory)
 
         latest = self.latest()
         needed_bytes = None if latest is None else folder_bytes(latest)
@@ -188,39 +186,6 @@ def _commit(final: Path, write: Callable[[Path], None], *, needed_bytes: int | N
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
-
-
-def _write_sums(directory: Path) -> None:
-    sums = _sums(sorted(path for path in directory.rglob("*") if path.is_file()))
-    (directory / _SUMS).write_text("".join(f"{sum_}  {path.relative_to(directory)}\n" for path, sum_ in sums.items()))
-
-
-def _damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing, or has not the content that it had."""
-    file = directory / _SUMS
-    if not file.exists():  # of an earlier version: it is taken as it is
-        return None if (directory / _LOOP).exists() else f"{_LOOP} is missing"
-    # Bytes that are no text are damage, too: of the sums themselves.
-    written = [line.partition("  ") for line in file.read_text(errors="replace").splitlines()]
-    expected = {directory / name: sum_ for sum_, _, name in written if name}
-    if not expected:
-        return f"{_SUMS} is empty"
-    missing = next((path for path in expected if not path.is_file()), None)
-    if missing is not None:
-        return f"{missing.relative_to(directory)} is missing"
-    found = _sums(list(expected))
-    changed = [str(path.relative_to(directory)) for path in expected if found[path] != expected[path]]
-    return f"{', '.join(changed)} differs from what was written" if changed else None
-
-
-def _sums(paths: list[Path]) -> dict[Path, str]:
-    with ThreadPoolExecutor(_HASHED_AT_ONCE) as threads:
-        return dict(zip(paths, threads.map(_sha256, paths), strict=True))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _delete(directory: Path) -> None:
