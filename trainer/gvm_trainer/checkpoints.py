@@ -97,8 +97,8 @@ class Checkpoints:
             return LoopState.model_validate_json((path / _LOOP).read_text())
         except (OSError, ValueError) as error:
             raise InvalidInputError(
-                f"{path / _LOOP} is missing, damaged or of another version; remove {path} to go on from the one before it "
-                f"({str(error).splitlines()[0]})"
+                f"{path / _LOOP} is missing, damaged or of another version; remove {path} to go on from the last "
+                f"before it ({str(error).splitlines()[0]})"
             ) from error
 
     def save(self, state: LoopState, write: Callable[[Path], None]) -> Path:
