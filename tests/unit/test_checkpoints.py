@@ -192,7 +192,10 @@ def test_whole_checkpoints_and_those_without_checksums_are_left_alone(tmp_path: 
     assert store.set_damaged_aside() == ""
     assert store.load(path) == loop_state(5)
     (path / "loop.json").write_text("{")
-    with pytest.raises(InvalidInputError, match=r"loop\.json is missing, damaged .*remove .*iteration-000005 to go on from the last before it"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"loop\.json is missing, damaged .*remove .*iteration-000005 to go on from the last before it",
+    ):
         store.load(path)
 
 
