@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from gvm_trainer.records import Records
 from gvm_trainer.storage import writing
@@ -30,7 +31,7 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 def test_an_error_of_the_system_gets_the_path_and_keeps_its_words(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as raised, writing(tmp_path / "a.bin"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    assert str(raised.value).startswith(f"{tmp_path}/a.bin cannot be written: Input/output error. It needs more, and ")
+    assert str(raised.value).startswith(f"{tmp_path}/a.bin cannot be written: Input/output error. See to the volume")
     assert not raised.value.is_lasting
 
 
@@ -39,6 +40,16 @@ def test_a_library_s_own_error_on_a_disk_that_takes_nothing_more_is_the_disk_s(t
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
     assert raised.value.is_lasting
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_s_error_in_a_library_s_words_is_found_there(tmp_path: Path) -> None:
+    # As it clears up behind itself, the disk has room again by then.
+    with (
+        pytest.raises(StorageError, match="a cannot be written: No space left on device") as raised,
+        writing(tmp_path / "a"),
+    ):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_library_s_own_error_on_a_disk_with_room_is_its_own(tmp_path: Path) -> None:

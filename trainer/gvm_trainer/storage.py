@@ -3,7 +3,9 @@
 Libraries write through code of their own, and tell a full disk as anything: the disk is asked itself then.
 """
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from safetensors import SafetensorError
 from gvm_trainer.termination import StorageError
 
 _PROBE_BYTES = 2**20
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -33,21 +36,37 @@ def writing(path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
     except StorageError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        fault = error if isinstance(error, OSError) else _fault_of_the_disk(path.parent)
+        fault = error if isinstance(error, OSError) else _told(error) or _fault_of_the_disk(path.parent)
         if fault is None:
             raise
-        needed = f"about {_size(needed_bytes)}" if needed_bytes else "more"
+        cause = os.strerror(fault.errno) if fault.errno else str(fault)
+        fix = _fix(fault, path.parent.absolute(), needed_bytes, free)
         raise StorageError(
             fault.errno,
-            f"{path.absolute()} cannot be written: {fault.strerror or fault}. It needs {needed}, and {_size(free)} "
-            f"were free. Make room in {path.parent.absolute()} or see to its rights (spec.storage.keepLast says how "
-            "many checkpoints stay), and start again: the run goes on from its last checkpoint",
+            f"{path.absolute()} cannot be written: {cause}. {fix}, and start again: the run goes on from its last "
+            "checkpoint",
         ) from error
 
 
 def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _fix(fault: OSError, folder: Path, needed_bytes: int | None, free_bytes: int) -> str:
+    if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"See to the volume of {folder} and to its rights"
+    needed = f"It needs about {_size(needed_bytes)}, and " if needed_bytes else ""
+    return (
+        f"{needed}{_size(free_bytes)} were free. Make room in {folder}, or keep fewer checkpoints "
+        "(spec.storage.keepLast)"
+    )
+
+
+def _told(error: Exception) -> OSError | None:
+    """The system's error in a library's words, as safetensors puts it: "(os error 28)"."""
+    found = _OS_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def _fault_of_the_disk(folder: Path) -> OSError | None:
