@@ -19,8 +19,8 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     """One line of metrics.jsonl in words; what was not measured is a dash, and columns keep their place.
 
     `variance` is the plan's over the uniform plan's as predicted, then as realised: below 1 the allocation gains.
-    Of several evaluation sets the first has its column, the others follow at the end; and then, where samples have no
-    verdict, how many and why.
+    Of several evaluation sets the first has its column, the others follow at the end. Where samples have no verdict,
+    their share stands behind `accept`, early enough for a narrow terminal, and what the reward did at the end.
 
     Example:
         iteration  4/20  accuracy 0.807  accept 0.677  loss -0.3953  variance 0.74  realised 0.67     91 samples/s
@@ -42,7 +42,9 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     ]
     if not iteration:
         parts = [_BEFORE.ljust(len(parts[0])), parts[1], _time(line).lstrip()]
-    return "  ".join(parts + [f"{name} {_padded(value, '.3f', 5)}" for name, value in others] + _unjudged(line))
+    share, why = _unjudged(line)
+    others_too = [f"{name} {_padded(value, '.3f', 5)}" for name, value in others]
+    return "  ".join([*parts[:3], *share, *parts[3:], *others_too, *why])
 
 
 def unjudged_fraction(line: Mapping[str, Any]) -> float | None:
@@ -60,12 +62,11 @@ def percent(fraction: float) -> str:
     return f"{shown} %" if float(shown) else "less than 0.1 %"
 
 
-def _unjudged(line: Mapping[str, Any]) -> list[str]:
-    fraction = unjudged_fraction(line)
+def _unjudged(line: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    fraction, message = unjudged_fraction(line), str(line.get("unjudged_message") or "")
     if not fraction:
-        return []
-    message = str(line.get("unjudged_message") or "")
-    return [f"no verdict {percent(fraction)}" + (f" ({_cut(message)})" if message else "")]
+        return [], []
+    return [f"no verdict {percent(fraction)}"], [f"({_cut(message)})"] if message else []
 
 
 def _cut(text: str) -> str:

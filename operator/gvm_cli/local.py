@@ -130,6 +130,8 @@ class LocalRun:
         except (RunFailedError, InvalidJobError) as error:
             self._set(phase="Failed", completion_time=_now(), message=str(error).splitlines()[0])
             raise
+        except BrokenPipeError:  # whoever read our output is gone
+            raise
         except OSError as error:  # of our own files: a full disk, mostly
             message = f"{self.run_dir}: cannot be written ({error}); make room there, and run the same command again"
             self._set(phase="Failed", completion_time=_now(), message=message)

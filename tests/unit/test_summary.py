@@ -59,15 +59,18 @@ def test_columns_stand_under_one_another_whatever_was_measured() -> None:
         assert len({text.index(word) for text in texts}) == 1, (word, texts)
 
 
-def test_samples_without_a_verdict_stand_at_the_end_and_only_where_there_are_any() -> None:
+def test_the_share_without_a_verdict_is_told_early_and_why_at_the_end_only_where_there_is_any() -> None:
     counts = {"num_samples_pilot": 56, "num_samples_main": 200}
     why = {"unjudged_message": "my_rewards:score raised ValueError: no digits in 'seven'"}
     assert "no verdict" not in summary_line(line(4, **counts, num_errors=0, num_timeouts=0, unjudged_message=None), 20)
     some = summary_line(line(4, **counts, **why, num_errors=30, num_timeouts=2), 20)
-    assert some.endswith("  no verdict 12 % (my_rewards:score raised ValueError: no digits in 'seven')")
-    assert summary_line(line(4, **counts, num_timeouts=1), 20).endswith("  no verdict 0.4 %")
+    assert some.startswith("iteration  4/20  accuracy –      accept 0.250  no verdict 12 %  loss -0.5000  ")
+    assert some.endswith("pilot 1.0)  (my_rewards:score raised ValueError: no digits in 'seven')")
+    late = summary_line(line(4, **counts, num_timeouts=1), 20)
+    assert "  no verdict 0.4 %  loss" in late
+    assert late.endswith("pilot 1.0)")
     long = summary_line(line(4, **counts, num_errors=1, unjudged_message="x" * 300), 20)
-    assert long.endswith("no verdict 0.4 % (" + "x" * 199 + "…)")
+    assert long.endswith("pilot 1.0)  (" + "x" * 199 + "…)")
 
 
 @pytest.mark.parametrize(

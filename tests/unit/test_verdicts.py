@@ -71,4 +71,4 @@ def test_the_fix_fits_the_reward() -> None:
 def test_what_was_said_most_often_stands_for_all() -> None:
     assert unjudged_message(samples(judged=9, errors=2, timeouts=1)) == RAISED
     assert unjudged_message(samples(judged=9)) is None
-    assert faults([]) == [None]
+    assert faults([], [], []) == [None] * 3

@@ -38,7 +38,7 @@ def as_invalid_input() -> Iterator[None]:
     """Take a ValueError or OSError of the code within for bad input: model, data and reward are read there."""
     try:
         yield
-    except InvalidInputError:
+    except (InvalidInputError, StorageError):
         raise
     except (ValueError, OSError) as error:
         raise InvalidInputError(str(error)) from error

@@ -32,9 +32,11 @@ class RewardWatch:
 
     def fault(self, iteration: int, samples: Sequence[Sample]) -> str | None:
         """What is wrong with the reward after an iteration, with the fix; None while it will do."""
+        if not samples:
+            return None
         num_unjudged = sum(not sample.is_judged for sample in samples)
         self._num_poor = self._num_poor + 1 if num_unjudged >= _TOO_MANY * len(samples) else 0
-        is_hopeless = bool(samples) and num_unjudged == len(samples)
+        is_hopeless = num_unjudged == len(samples)
         if not is_hopeless and self._num_poor < _IN_A_ROW:
             return None
         since = "" if is_hopeless else f" (half or more, {_IN_A_ROW} iterations in a row)"
