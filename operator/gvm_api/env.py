@@ -23,7 +23,9 @@ TERMINATION_LOG = "GVM_TERMINATION_LOG"
 LEARNER_ID = "GVM_LEARNER_ID"
 
 INVALID_INPUT = "InvalidInput: "
-"""Begins a termination message that no restart would better."""
+"""Begins the termination message of a learner that cannot use its input; no restart would better it."""
+STORAGE_UNUSABLE = "StorageUnusable: "
+"""Begins that of a learner that cannot write its run directory, and could not in a minute; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ class Condition(Contract):
     """One Kubernetes condition."""
 
     type: str
-    """What is judged: Accepted, RolloutReady, AllocatorReady, LearnerRunning, Suspended, Complete or Failed."""
+    """Accepted, RolloutReady, AllocatorReady, LearnerRunning, RewardJudging, Suspended, Complete or Failed."""
 
     status: Literal["True", "False", "Unknown"]
     """The verdict."""

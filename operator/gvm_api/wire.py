@@ -200,6 +200,12 @@ class Progress(Contract):
     realised_variance_reduction: float | None = None
     """1 − the gradient variance that the samples show over the uniform plan's, of sums over the last iterations."""
 
+    unjudged_fraction: float | None = None
+    """Share of the last iteration's samples on which the reward gave no verdict."""
+
+    unjudged_message: str = ""
+    """What the reward did on most of them."""
+
     message: str = ""
     waiting: Waiting | None = None
     """What holds the stage up; None where it goes on."""

@@ -60,6 +60,9 @@ class LocalRun:
     """Those of earlier runs in this directory, which resumed: each has a back-off limit of its own."""
     _learner_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """Tells the learners of this run from an earlier one's, whose last word the allocator has kept."""
+    _said: str = ""
+    """The learner's message that was passed on last."""
+    _is_written: bool = True
     _status: JobStatus = field(default_factory=JobStatus)
     _restarts: dict[str, Restarts] = field(init=False)
     """The servers', by name."""
@@ -109,7 +112,6 @@ class LocalRun:
             RunFailedError: the learner failed more often than backoffLimit allows, or a deadline passed.
             InvalidJobError: the learner cannot use the job's model, data or reward.
         """
-        Path(self._site.termination_log).unlink(missing_ok=True)
         run_directory.write_job(self.run_dir, self.job)
         warning = self._clear_up()
         # Of the learner's nodes the first alone has figures to serve.
@@ -125,6 +127,7 @@ class LocalRun:
             message=warning,
         )
         try:
+            Path(self._site.termination_log).unlink(missing_ok=True)
             self._make_temporary_folder()
             for name in self._commands:
                 self._check_port(name)
@@ -137,6 +140,12 @@ class LocalRun:
         except (RunFailedError, InvalidJobError) as error:
             self._set(phase="Failed", completion_time=_now(), message=str(error).splitlines()[0])
             raise
+        except BrokenPipeError:  # whoever read our output is gone
+            raise
+        except OSError as error:  # of our own files: a full disk, mostly
+            message = f"{self.run_dir}: cannot be written ({error}); make room there, and run the same command again"
+            self._set(phase="Failed", completion_time=_now(), message=message)
+            raise RunFailedError(message) from error
         except (KeyboardInterrupt, SystemExit):
             self._set(phase="Suspended", message="interrupted; run the same command to resume")
             raise
@@ -215,22 +224,25 @@ class LocalRun:
 
     def _restart_gang(self, failed: str) -> None:
         process = self.running[failed]
-        self._check_input()
-        reason = process.end_in_words()
+        reason = process.end_in_words(self._last_words())
         if self._status.restarts - self._restarts_before >= self.job.spec.run_policy.backoff_limit:
             raise RunFailedError(f"{reason} (restarts: {self._status.restarts})\n{process.last_lines()}")
         self._set(restarts=self._status.restarts + 1, message=f"{reason}; the learner restarts from its checkpoint")
         gang = [name for name in self.running if name.startswith(names.LEARNER)]
         processes.stop([self.running[name] for name in gang])
+        Path(self._site.termination_log).unlink(missing_ok=True)  # what the next gang says is to be its own
         for name in gang:
             self._start(name)
 
-    def _check_input(self) -> None:
-        """A learner that cannot use its input says so, and a restart would not better it."""
+    def _last_words(self) -> str:
+        """What the learner said of its end, unless that is an end which no restart would better."""
         path = Path(self._site.termination_log)
-        last_word = path.read_text() if path.exists() else ""
-        if last_word.startswith(env.INVALID_INPUT):
-            raise InvalidJobError([last_word.removeprefix(env.INVALID_INPUT)])
+        words = path.read_text(errors="replace").strip() if path.exists() else ""
+        if words.startswith(env.INVALID_INPUT):
+            raise InvalidJobError([words.removeprefix(env.INVALID_INPUT)])
+        if words.startswith(env.STORAGE_UNUSABLE):
+            raise RunFailedError(words.removeprefix(env.STORAGE_UNUSABLE))
+        return words
 
     def _poll(self) -> None:
         time.sleep(_POLL_SECONDS)
@@ -293,19 +305,24 @@ class LocalRun:
             roles[role] = RoleStatus.of(desired=len(of_role), ready=alive, failed=failed)
         changes: dict[str, Any] = dict(roles)
         if progress is not None:
-            copied = progress.model_dump(
-                exclude={"phase", "learner_id", "stage", "stage_fraction", "message", "waiting"}, by_alias=False
-            )
-            changes |= copied
+            own = JobStatus.model_fields.keys() - {"phase", "message"}
+            changes |= progress.model_dump(include=set(own), by_alias=False)
+            if progress.message and progress.message != self._said:
+                self._said = changes["message"] = progress.message
             if progress.phase == "Running" and progress.is_of(self._learner_id):
                 changes["phase"] = "Running"
         self._set(**changes)
 
     def _set(self, **changes: Any) -> None:
         status = self._status.model_copy(update=changes)
-        if status != self._status:
-            self._status = status
+        if status == self._status and self._is_written:
+            return
+        self._status = status
+        try:
             run_directory.write_status(self.run_dir, status)
+            self._is_written = True
+        except OSError:  # a full disk ends the run where it is the learner that needs it; then there is room again
+            self._is_written = False
 
     def _read_memory(self) -> None:
         if time.monotonic() - self._memory_read_at < _MEMORY_EVERY_SECONDS:
@@ -313,7 +330,8 @@ class LocalRun:
         self._memory_read_at = time.monotonic()
         alive = list(self.running.values())
         self.peak_memory_bytes = max(self.peak_memory_bytes, processes.resident_bytes(alive))
-        processes.record(alive, self.run_dir / "processes.json")
+        with contextlib.suppress(OSError):  # no reason to end a run: what was written at the start mostly holds
+            processes.record(alive, self.run_dir / "processes.json")
 
     def _stop_all(self) -> None:
         # The learner first, so that it does not see its servers vanish.

@@ -12,6 +12,7 @@ import typer
 
 from gvm_api import yaml_format
 from gvm_api.load import InvalidJobError, load_job
+from gvm_api.model_folder import check_folder
 from gvm_api.spec import GVMTrainingJob
 from gvm_cli import run_directory
 from gvm_cli.allocate import allocate
@@ -97,12 +98,21 @@ def run_command(
     Example: gvm run examples/arithmetic.yaml
     """
     job = load_job(file)
+    _check_model(job)
     base = run_dir or Path("runs") / job.metadata.name
     chosen = run_directory.choose(base, job=job, fresh=new)
     with run_directory.lock(chosen.path):
         if chosen.resumes:
             run_directory.check_same_job(job, chosen.path)
         _execute(job, chosen, quiet=quiet, as_json=as_json)
+
+
+def _check_model(job: GVMTrainingJob) -> None:
+    """Here, since it is on this machine that the run looks for the folder."""
+    try:
+        check_folder(job.spec.model.path)
+    except ValueError as error:
+        raise InvalidJobError([str(error)]) from error
 
 
 def _execute(job: GVMTrainingJob, chosen: run_directory.Choice, *, quiet: bool, as_json: bool) -> None:

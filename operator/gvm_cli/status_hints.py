@@ -45,6 +45,9 @@ _HINTS = {
     "CreateContainerConfigError": "a Secret or ConfigMap that env or envFrom names is missing in namespace {namespace}:"
     " make it, and the pod starts",
     "InvalidInput": "correct what the message names, delete the job and apply it anew",
+    "StorageUnusable": "make room on the volume of the run directory, or enlarge its claim; then delete the job and "
+    "apply it anew under its name on the kept claim: it goes on from its last checkpoint",
+    "NoVerdicts": "see the message for what the reward did, and try it on a completion: gvm score --help",
     "BackoffLimitExceeded": "the learner's last attempt: kubectl logs -n {namespace} job/{name}-learner-{restarts}",
     "DeadlineExceeded": "raise runPolicy.activeDeadlineSeconds; a job of the same name on a kept claim goes on",
     "ServersUnreachable": "the learner goes on by itself once a server answers; whether one is up or on its way: "

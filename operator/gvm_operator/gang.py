@@ -71,9 +71,9 @@ def _after_failure(observed: Observed, job: GVMTrainingJob, attempt: int, condit
             reason=condition.get("reason") or "Failed", message=condition.get("message") or "the learner's Job failed"
         )
     )
-    bad_input = termination_message(pods, env.INVALID_INPUT)
-    if bad_input is not None:  # no restart would better it
-        return Gang(state="failed", attempt=attempt, reason="InvalidInput", message=bad_input)
+    for prefix in (env.INVALID_INPUT, env.STORAGE_UNUSABLE):  # no restart would better it
+        if (message := termination_message(pods, prefix)) is not None:
+            return Gang(state="failed", attempt=attempt, reason=prefix.partition(":")[0], message=message)
     if attempt >= job.spec.run_policy.backoff_limit:
         message = f"{why.message} (restarts: {attempt}, runPolicy.backoffLimit)"
         return Gang(state="failed", attempt=attempt, reason="BackoffLimitExceeded", message=message)

@@ -9,6 +9,7 @@ from gvm_api import names
 from gvm_api.load import one_line
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import TERMINAL, JobStatus, Phase, RoleStatus
+from gvm_api.summary import percent
 from gvm_api.wire import Progress
 from gvm_operator import conditions
 from gvm_operator.acceptance import Acceptance
@@ -28,6 +29,9 @@ from gvm_operator.observed import (
 )
 from gvm_operator.reasons import trouble, uncreated
 
+_REWARD = conditions.REWARD_JUDGING
+_MANY_UNJUDGED = 0.05
+"""A share of samples without a verdict above which that is trouble; single ones are usual. As of the alert."""
 _FIGURES = (
     "iteration",
     "step",
@@ -55,6 +59,7 @@ def live(observed: Observed, status: JobStatus, acceptance: Acceptance, learner:
         _servers(observed, conditions.ALLOCATOR_READY, names.ALLOCATOR, roles[names.ALLOCATOR]),
         _learner(observed, status, learner, roles),
         *_resumed(status),
+        *_reward(observed.progress, status),
     ]
     is_running = verdicts[3].status or learner.state == "complete"  # its last word is being read
     placed = any(is_placed(pod) for role in names.ROLES for pod in observed.pods_of(role) if is_active(pod))
@@ -223,6 +228,20 @@ def _doing(progress: Progress | None) -> str:
     if progress is None:
         return "the learner runs; its progress cannot be read from the allocator"
     return f"iteration {progress.iteration} of {progress.max_iterations}"
+
+
+def _reward(progress: Progress | None, status: JobStatus) -> list[Verdict]:
+    """Whether the reward gives verdicts. Nothing is said of it before the first sample without one."""
+    fraction = progress and progress.unjudged_fraction
+    if progress is None or fraction is None or not (fraction or conditions.find(status.conditions, _REWARD)):
+        return []
+    if not fraction:
+        return [Verdict(type=_REWARD, status=True, reason="Judging", message="every sample has a verdict")]
+    message = f"no verdict on {percent(fraction)} of the samples of iteration {progress.iteration}"
+    message += f": {progress.unjudged_message}" if progress.unjudged_message else ""
+    if fraction < _MANY_UNJUDGED:
+        return [Verdict(type=_REWARD, status=True, reason="Judging", message=message)]
+    return [Verdict(type=_REWARD, status=False, reason="NoVerdicts", message=message, is_trouble=True)]
 
 
 def _resumed(status: JobStatus) -> list[Verdict]:

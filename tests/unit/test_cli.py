@@ -202,6 +202,18 @@ def fake_job(tmp_path: Path, learner: str) -> Path:
 LIVE_PAGE = r"live page: http://127\.0\.0\.1:\d+/#token=[\w-]{20,}"
 
 
+@pytest.mark.parametrize("path", ["./policy", "examples/arithmetic/policy", "/no/such/model"])
+def test_a_model_folder_that_is_not_there_is_exit_2_before_anything_starts(tmp_path: Path, path: str) -> None:
+    (tmp_path / "job.yaml").write_text(job_text(model={"path": path}))
+    done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"gvm: spec.model.path: {path!r} does not exist (looked for {tmp_path / path}); give the folder of a model, as "
+        "seen from where the job runs, or a hub id such as org/name\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_fails_is_exit_1_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     fake_job(tmp_path, "import sys; print('some log'); sys.exit('no memory left')")
     resumed = "resuming a in runs/a, which failed; logs in runs/a/logs; --new starts a new run"

@@ -3,7 +3,7 @@
 no Job           starts attempt status.restarts · waits while pods of any gang are left
 running          keeps its attempt, whatever older Jobs say
 Complete         the end, and when it came
-Failed           waits, then the next attempt · the limit · InvalidInput · the reason that is told
+Failed           waits, then the next attempt · the limit · InvalidInput and StorageUnusable · the reason that is told
 """
 
 from datetime import UTC, datetime, timedelta
@@ -116,11 +116,14 @@ def test_the_limit_is_the_number_of_restarts(make_job, attempt: int, limit: int,
         assert found.message == f"of Kubernetes (restarts: {attempt}, runPolicy.backoffLimit)"
 
 
-def test_bad_input_is_the_end_at_once_and_only_if_it_is_this_attempt_s(make_job, make_pod) -> None:
-    bad = {"exitCode": 2, "reason": "Error", "message": "InvalidInput: d.jsonl is empty"}
+@pytest.mark.parametrize("reason", ["InvalidInput", "StorageUnusable"])
+def test_what_would_fail_again_is_the_end_at_once_and_only_if_it_is_this_attempt_s(
+    make_job, make_pod, reason: str
+) -> None:
+    bad = {"exitCode": 2, "reason": "Error", "message": f"{reason}: d.jsonl is empty"}
     pods = (make_pod(phase="Failed", terminated=KILLED), make_pod(name="b", phase="Failed", terminated=bad))
     found = read(make_job, learner_job(0, "Failed"), pods=pods)
-    assert (found.state, found.reason, found.message) == ("failed", "InvalidInput", "d.jsonl is empty")
+    assert (found.state, found.reason, found.message) == ("failed", reason, "d.jsonl is empty")
     assert read(make_job, learner_job(1, "Failed"), pods=pods).state == "wait"
 
 

@@ -4,6 +4,7 @@ phase         Pending · Starting · Running · as the job is on its way down ·
 learner       says Starting, Running, nothing · its pods wait, fail, are of an earlier attempt
 servers       all, some, none ready · troubled · one on its way out · out of the learner's reach
 figures       the learner's · NaN and infinite ones · kept where the learner cannot be asked
+reward        every sample judged, a few without a verdict, many
 refusals      of the API server, told once
 """
 
@@ -16,7 +17,7 @@ import pytest
 from gvm_api.load import validate_job
 from gvm_api.status import JobStatus
 from gvm_api.wire import Progress, Waiting
-from gvm_operator import conditions, job_status
+from gvm_operator import conditions, events, job_status
 from gvm_operator.acceptance import Acceptance
 from gvm_operator.actions import Delete, Refusal
 from gvm_operator.execution import status_patch
@@ -416,3 +417,35 @@ def test_a_refusal_after_the_end_does_not_spoil_it() -> None:
 def test_gangs_that_are_equal_but_for_their_attempt_differ_in_their_restarts(make_job) -> None:
     first, second = RUN, replace(RUN, attempt=1)
     assert live(make_job, gang=second) == live(make_job, gang=first).model_copy(update={"restarts": 1})
+
+
+def unjudged(fraction: float | None, iteration: int = 3) -> Progress:
+    said = "my_rewards:score raised ValueError: no digits" if fraction else ""
+    figures = {"iteration": iteration, "unjudged_fraction": fraction, "unjudged_message": said}
+    return WORKING.model_copy(update=figures)
+
+
+def test_a_reward_without_verdicts_is_a_condition_an_event_and_the_message(make_job, team) -> None:
+    before = live(make_job, *team, progress=unjudged(0.0))
+    assert conditions.find(before.conditions, "RewardJudging") is None, "nothing to say of what works"
+    bad = live(make_job, *team, progress=unjudged(0.5), before=before)
+    message = "no verdict on 50 % of the samples of iteration 3: my_rewards:score raised ValueError: no digits"
+    assert condition(bad, "RewardJudging") == ("False", "NoVerdicts", message)
+    assert bad.message == message
+    assert bad.phase == "Running"
+    assert list(events.transitions(before, bad)) == [events.Event(type="Warning", reason="NoVerdicts", message=message)]
+    worse = live(make_job, *team, progress=unjudged(0.6, 4), before=bad)
+    assert "60 % of the samples of iteration 4" in condition(worse, "RewardJudging")[2]
+    assert list(events.transitions(bad, worse)) == [], "the same trouble is one event"
+    well = live(make_job, *team, progress=unjudged(0.0, 5), before=worse)
+    assert condition(well, "RewardJudging") == ("True", "Judging", "every sample has a verdict")
+    assert well.message == "iteration 5 of 20"
+
+
+def test_single_samples_without_a_verdict_are_told_and_no_trouble(make_job, team) -> None:
+    few = live(make_job, *team, progress=unjudged(0.04))
+    assert condition(few, "RewardJudging")[:2] == ("True", "Judging")
+    assert condition(few, "RewardJudging")[2].startswith("no verdict on 4.0 % of the samples of iteration 3: my_rew")
+    assert few.message == "iteration 3 of 20"
+    away = live(make_job, *team, before=few)
+    assert condition(away, "RewardJudging") == condition(few, "RewardJudging"), "as it stood, where nobody can be asked"

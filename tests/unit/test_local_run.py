@@ -550,3 +550,56 @@ def test_a_record_of_processes_that_was_damaged_is_a_warning(tmp_path: Path) -> 
     status = run_of(job_of(learner=learner), tmp_path, lambda status, _: seen.append(status.message)).execute()
     assert status.phase == "Succeeded"
     assert seen[0].startswith(f"{tmp_path}/processes.json: was damaged, so processes that a killed run left")
+
+
+LAST_WORDS = "log = pathlib.Path(os.environ['GVM_TERMINATION_LOG'])\nassert not log.exists(), 'of another gang'\n"
+
+
+def test_a_learner_s_own_words_stand_in_the_message(tmp_path: Path) -> None:
+    code = ATTEMPT + LAST_WORDS + "log.write_text(f'RuntimeError: no luck the {attempt}. time')\nsys.exit(1)"
+    seen: list[str] = []
+    with pytest.raises(RunFailedError) as raised:
+        run_of(
+            job_of(learner=code, policy={"backoffLimit": 1}), tmp_path, lambda status, _: seen.append(status.message)
+        ).execute()
+    path = f"{tmp_path}/logs/learner-0.log"
+    first = f"learner-0 ended with exit code 1: RuntimeError: no luck the 1. time; see {path}; the learner restarts"
+    assert any(message.startswith(first) for message in seen)
+    message = f"learner-0 ended with exit code 1: RuntimeError: no luck the 2. time; see {path} (restarts: 1)"
+    assert str(raised.value).splitlines()[0] == message
+    assert run_directory.read_status(tmp_path).message == message
+
+
+def test_a_full_disk_fails_the_run_at_once_in_the_learner_s_words(tmp_path: Path) -> None:
+    words = "iteration-000004 cannot be written: No space left on device"
+    code = ATTEMPT + LAST_WORDS + f"log.write_text('StorageUnusable: {words}')\nsys.exit(1)"
+    with pytest.raises(RunFailedError, match=f"^{words}$"):
+        run_of(job_of(learner=code, policy={"backoffLimit": 5}), tmp_path).execute()
+    status = run_directory.read_status(tmp_path)
+    assert (status.phase, status.restarts, status.message) == ("Failed", 0, words)
+
+
+def test_a_status_that_found_no_room_is_written_once_there_is(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time\n"
+        "status = pathlib.Path(os.environ['GVM_RUN_DIR'], 'status.json')\n"
+        "status.unlink(); status.mkdir()\n"  # no file can take its place
+        "time.sleep(1.5); status.rmdir(); sys.exit(1)\n"
+    )
+    with pytest.raises(RunFailedError, match=r"^learner-0 ended with exit code 1"):
+        run_of(job_of(learner=code, policy={"backoffLimit": 0}, allocator=ALLOCATOR), tmp_path).execute()
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+def test_what_the_learner_warns_of_is_passed_on_once(tmp_path: Path) -> None:
+    said = 'progress |= {"message": "6 is damaged", "unjudgedFraction": 0.5}'
+    learner = ATTEMPT + "time.sleep(2 if attempt == 2 else 1); sys.exit(attempt == 1)"
+    seen: list[str] = []
+    status = run_of(
+        job_of(learner=learner, allocator=ALLOCATOR.replace('progress["accuracy"] = 0.75', said)),
+        tmp_path,
+        lambda status, _: seen.append(status.message),
+    ).execute()
+    told = [message for number, message in enumerate(seen) if message != seen[number - 1]]
+    assert [message[:12] for message in told if message] == ["6 is damaged", "learner-0 en"]
+    assert run_directory.read_status(tmp_path) == status

@@ -198,6 +198,24 @@ def test_the_variance_saved_is_that_of_sums_over_ten_iterations(tmp_path: Path) 
     assert saved(kind="predicted") == pytest.approx(0.75)
 
 
+def test_the_share_of_samples_without_a_verdict_and_a_warning_are_told(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+
+    async def run() -> None:
+        counts = {"num_samples_pilot": 0, "num_samples_main": 512, "num_errors": 127, "num_timeouts": 1}
+        told.reporter.show({**LINE, **counts, "unjudged_message": "f raised ValueError"})
+        told.reporter.warn("checkpoint iteration-000006 is damaged")
+        await told.reporter.succeeded()
+        told.reporter.show({**LINE, **dict.fromkeys(counts, 0), "num_samples_main": 512, "unjudged_message": None})
+        await told.reporter.succeeded()
+
+    asyncio.run(run())
+    poor, well = told.listener.heard
+    assert (poor.unjudged_fraction, poor.unjudged_message) == (0.25, "f raised ValueError")
+    assert poor.message == "checkpoint iteration-000006 is damaged"
+    assert (well.unjudged_fraction, well.unjudged_message) == (0.0, "")
+
+
 def test_an_accuracy_stays_until_the_next_evaluation(tmp_path: Path) -> None:
     told = Told(tmp_path)
 

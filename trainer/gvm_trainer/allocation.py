@@ -147,6 +147,11 @@ def pilot_sizes(
     return {p.id: spec.revisit_pilot_samples if p.id in known else spec.pilot_samples for p in prompts}
 
 
+def needs_grad_norms(spec: AllocationSpec) -> bool:
+    """Whether gradient norms are measured: to plan by them, or to tell what the plan saves."""
+    return spec.measure_variance or spec.policy != "uniform"
+
+
 def main_budget(num_prompts: int, pilot: Mapping[str, int], spec: AllocationSpec) -> int:
     """Second-stage samples of a block: what the pilot left; in parity the reference's, which ignores the pilot."""
     total = spec.samples_per_prompt * num_prompts

@@ -136,7 +136,7 @@ class EStep:
         spec = self.spec
         self.reporter.stage("score")
         measures = spec.allocation.measure_variance
-        needs_norms = measures or spec.allocation.policy != "uniform"
+        needs_norms = allocation.needs_grad_norms(spec.allocation)
         chosen = [s for own in groups.values() for s in own if s.is_accepted or self._is_trained_when_rejected(s)]
         if not chosen or (not needs_norms and spec.algorithm.old_logprobs == "rollout"):
             return {}, None

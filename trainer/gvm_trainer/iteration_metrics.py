@@ -9,6 +9,7 @@ from gvm_api.wire import Plan
 from gvm_trainer.engine import UpdateStats
 from gvm_trainer.samples import Prompt, Sample, Stage
 from gvm_trainer.variance import Variances, gini
+from gvm_trainer.verdicts import unjudged_message
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -36,6 +37,7 @@ def sample_metrics(
         "num_prompts": len(block),
         "num_timeouts": sum(s.outcome == "timeout" for s in samples),
         "num_errors": sum(s.outcome == "error" for s in samples),
+        "unjudged_message": unjudged_message(samples),
         "tokens_prompt": sum(len(p.token_ids) for p in block),
         **{f"tokens_prompt_{stage}": num for stage, num in prompt_tokens.items()},
         **{f"tokens_generated_{stage}": num for stage, num in tokens.items()},

@@ -33,6 +33,8 @@ from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Prompt
 from gvm_trainer.stopwatch import Stopwatch, idle_fractions
+from gvm_trainer.termination import InvalidInputError
+from gvm_trainer.verdicts import RewardWatch
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,6 +56,7 @@ class TrainingLoop:
     training: PromptSet
     held_out: dict[str, PromptSet]
     order: PromptOrder = field(init=False)
+    reward_watch: RewardWatch = field(init=False)
     # Where the run stands; a checkpoint holds all of these.
     iteration: int = 0
     samples_total: int = 0
@@ -64,6 +67,7 @@ class TrainingLoop:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.reward_watch = RewardWatch(self.spec.reward)
         self.order = PromptOrder(
             num_prompts=len(self.training.prompts),
             seed=self.spec.algorithm.seed,
@@ -125,6 +129,9 @@ class TrainingLoop:
         gathered = await self.e_step.run(
             block, iteration=self.iteration + 1, policy_version=self.iteration, seconds=seconds
         )
+        if fault := self.reward_watch.fault(self.iteration + 1, gathered.samples):
+            self.records.write_samples(self.iteration + 1, block, gathered.groups, gathered.plan)
+            raise InvalidInputError(fault)
         with seconds.of("train"):
             updates, num_without = await self._train(block, gathered)
         self.iteration += 1

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from gvm_api import names, wire
-from gvm_api.summary import RECENT_ITERATIONS, VARIANCES, summary_line, variance_saved
+from gvm_api.summary import RECENT_ITERATIONS, VARIANCES, summary_line, unjudged_fraction, variance_saved
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import RESTING, LearnerMetrics
 from gvm_trainer.records import Records
@@ -72,6 +72,11 @@ class Reporter:
         with suppress(AllocatorError):
             await self._allocator.progress(self._progress.model_copy(update={"phase": "Succeeded", "stage": ""}))
 
+    def warn(self, message: str) -> None:
+        """Say what the user should know of, though the run goes on."""
+        logger.warning("%s", message)
+        self._progress = self._progress.model_copy(update={"message": message})
+
     def stage(self, name: str) -> None:
         """A stage of the loop begins."""
         self._progress = self._progress.model_copy(update={"stage": name, "stage_fraction": None})
@@ -98,6 +103,8 @@ class Reporter:
                 "step": line["step"],
                 "accept_rate": line.get("accept_rate"),
                 "samples_per_second": line.get("samples_per_second"),
+                "unjudged_fraction": unjudged_fraction(line),
+                "unjudged_message": line.get("unjudged_message") or "",
                 "realised_variance_reduction": saved["realised"],
                 **accuracy,
             }

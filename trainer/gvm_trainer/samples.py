@@ -64,6 +64,8 @@ class Sample:
     completion: Completion
     reward: float | None
     outcome: Outcome
+    message: str = ""
+    """Why there is no verdict, in one line"""
 
     @property
     def is_accepted(self) -> bool:

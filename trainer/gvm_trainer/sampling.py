@@ -50,7 +50,7 @@ async def sample_stage(
     samples: dict[str, list[Sample]] = {prompt.id: [] for prompt in prompts}
     for (completion, _), verdict in zip(pending, verdicts, strict=True):
         samples[completion.prompt_id].append(
-            Sample(completion=completion, reward=verdict.reward, outcome=verdict.outcome)
+            Sample(completion=completion, reward=verdict.reward, outcome=verdict.outcome, message=verdict.message)
         )
     for own in samples.values():
         own.sort(key=lambda s: s.completion.index)

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from gvm_trainer.servers import Address, Names, ServerError, ServerGoneError
+from gvm_trainer.storage import writing
 from gvm_trainer.weight_sync.contract import SyncResult, UnreachableError, WeightSyncError
 from gvm_trainer.weight_sync.control import ServerControl, open_http
 from gvm_trainer.weight_sync.file_server import FileServer
@@ -57,7 +58,8 @@ class StagedWeightSync:
         """Put these weights into all servers; see `WeightSync.push`."""
         start = time.monotonic()
         folder = self._directory / str(version)
-        self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
+        with writing(folder):
+            self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
         self._version = version
         addresses = {url: Address(url) for url in await self._names.look()}
 
