@@ -178,11 +178,11 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_it
     file = short_job(tmp_path, "damaged")
     kill_after(2, start(file, run_dir), run_dir)
     newest = max((run_dir / "checkpoints").glob("iteration-??????"))
-    (optimiser,) = newest.glob("state/state/*optim_states.pt")
+    (optimiser,) = newest.glob("state/*optim_states.pt")
     optimiser.write_bytes(optimiser.read_bytes()[:-1000])
     output = finish(start(file, run_dir), run_dir)
     before = f"iteration-{int(newest.name.rpartition('-')[2]) - 1:06}"
-    assert f"checkpoint {newest.name} is damaged (state/state/{optimiser.name} differs from what was written)" in output
+    assert f"checkpoint {newest.name} is damaged (state/{optimiser.name} differs from what was written)" in output
     assert f"kept as {newest.name}.damaged; the run goes on from {before}" in output
     assert newest.with_name(newest.name + ".damaged").is_dir()
     check_records(run_dir, iterations=3, samples_per_iteration=64)
