@@ -55,6 +55,16 @@ def root_cause(log_tail: str, *, limit: int = 300) -> str:
     return ""
 
 
+def is_error(line: str) -> bool:
+    """Whether a line names an error, as the last line of a traceback does."""
+    return bool(_ERROR.match(line))
+
+
+def is_consequence(line: str) -> bool:
+    """Whether an error only says that another process failed or that this one was asked to end."""
+    return bool(_CONSEQUENCE.search(line))
+
+
 def last_line(log_tail: str, *, limit: int = 300) -> str:
     """The last line of a log that says anything."""
     lines = [text for line in log_tail.splitlines() if (text := _read(line).text.strip())]

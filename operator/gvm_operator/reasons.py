@@ -6,7 +6,7 @@ from typing import Any
 
 from gvm_api.last_words import last_words
 from gvm_api.load import one_line
-from gvm_api.root_cause import root_cause
+from gvm_api.root_cause import is_consequence, is_error, root_cause
 from gvm_operator.observed import condition_of, is_active, phase_of
 
 Manifest = dict[str, Any]
@@ -102,7 +102,9 @@ def _terminated(pod: Manifest, end: Manifest) -> Trouble:
 def _end(end: Manifest) -> str:
     reason, code = end.get("reason") or "Error", end.get("exitCode")
     message = str(end.get("message") or "")
-    words = root_cause(message, limit=_LAST_WORDS_LIMIT) or last_words(message, _LAST_WORDS_LIMIT)
+    words = last_words(message, _LAST_WORDS_LIMIT)
+    if is_consequence(words) or not is_error(words):
+        words = root_cause(message, limit=_LAST_WORDS_LIMIT) or words
     return f"{reason}, exit code {code}" + (f": {words}" if words else "")
 
 
