@@ -78,6 +78,9 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /opt/gvm
 ARG TORCH_REQUIREMENTS
+ARG TORCH_INDEX
+COPY requirements/torch.sh requirements/torch-cpu.txt requirements/torch-cuda.txt requirements/
+RUN [ -z "${TORCH_REQUIREMENTS}" ] || sh requirements/torch.sh python3 "${TORCH_INDEX}"
 COPY ${TORCH_REQUIREMENTS:-requirements/none.txt} requirements/torch.txt
 RUN python3 -m pip install --no-deps -r requirements/torch.txt
 
@@ -127,6 +130,9 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /opt/gvm
 ARG TORCH_REQUIREMENTS
+ARG TORCH_INDEX
+COPY requirements/torch.sh requirements/torch-cpu.txt requirements/torch-cuda.txt requirements/
+RUN [ -z "${TORCH_REQUIREMENTS}" ] || sh requirements/torch.sh python3 "${TORCH_INDEX}"
 COPY ${TORCH_REQUIREMENTS:-requirements/none.txt} requirements/torch.txt
 RUN python3 -m pip install --no-deps -r requirements/torch.txt
 # Only vLLM's build for CPUs links libnuma.

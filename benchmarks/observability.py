@@ -33,7 +33,7 @@ from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 from gvm_api import wire
 from gvm_api.load import load_job
-from gvm_cli.local import free_ports
+from gvm_cli.ports import free_ports
 from gvm_metrics.registry import Registry
 from gvm_trainer.allocation import AllocatorClient, planned
 from gvm_trainer.metrics import LearnerMetrics
@@ -118,6 +118,7 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
     trackers = open_trackers(job, folder)
     reporter = Reporter(
         max_iterations=job.spec.algorithm.max_iterations,
+        learner_id="",
         allocator=AllocatorClient("http://unused", job="unused", token=TOKEN, timeout_seconds=1.0),
         client=RolloutClient(["http://unused"], max_tokens=1, concurrency=1, timeout_seconds=1.0, retries=0),
         records=records,

@@ -27,7 +27,7 @@ import psutil
 
 from gvm_api import yaml_format
 from gvm_api.load import validate_job
-from gvm_cli.local import free_ports
+from gvm_cli.ports import free_ports
 from gvm_operator import manifests
 from gvm_operator.cluster import CHILD_KINDS, Cluster, ClusterError, connect
 from gvm_operator.network import Neighbours

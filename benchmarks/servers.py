@@ -8,7 +8,7 @@ from pathlib import Path
 from gvm_api import env
 from gvm_api.spec import GVMTrainingJob
 from gvm_cli import processes
-from gvm_cli.local import free_ports
+from gvm_cli.ports import free_ports
 from gvm_operator import containers
 from gvm_operator.site import Images, cluster_site
 from gvm_trainer.rollouts import RolloutClient

@@ -2,9 +2,13 @@
 
 Each *.in names what one image or environment uses itself; its *.txt pins that and all it needs, at the installed
 versions, complete enough for `pip install --no-deps`. What has no use on a CPU, or breaks there, is left out.
+torch-cuda.txt is the exception: nobody has the CUDA build installed, so pip says what PyPI's build of torch needs.
 """
 
 import importlib.metadata as metadata
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -69,14 +73,28 @@ def pins(path: Path) -> dict[str, str]:
     return {name: version for name, version in found.items() if version != "seen"}
 
 
+def cuda_pins(version: str) -> dict[str, str]:
+    """Pins for the CUDA libraries of PyPI's build of torch, in the versions that pip chooses today."""
+    # "===" takes this build though an index has the CPU wheel, whose version ends in +cpu.
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    answer = subprocess.run([*command, f"torch==={version}"], capture_output=True, text=True, check=True)
+    chosen = [item["metadata"] for item in json.loads(answer.stdout)["install"]]
+    found = {canonicalize_name(item["name"]): item["version"] for item in chosen}
+    return {name: version for name, version in found.items() if name.startswith(("cuda-", "nvidia-"))}
+
+
 def main() -> None:
-    """Write a *.txt beside every *.in but base.in, which the others take in."""
+    """Write a *.txt beside every *.in but base.in, which the others take in, and torch-cuda.txt."""
     found = {name: pins(HERE / f"{name}.in") for name in OVER}
     for name, below in OVER.items():
         kept = sorted(found[name].items() - (found[below].items() if below else set()))
         header = f"# Written by requirements/lock.py from {name}.in. Install with --no-deps"
         header += f", over {below}.txt.\n" if below else ".\n"
         (HERE / f"{name}.txt").write_text(header + "".join(f"{package}=={version}\n" for package, version in kept))
+    torch = found["torch"]["torch"]
+    lines = [f"torch==={torch}\n", *(f"{name}=={pinned}\n" for name, pinned in sorted(cuda_pins(torch).items()))]
+    header = "# Written by requirements/lock.py: PyPI's torch and its CUDA libraries. Install with --no-deps.\n"
+    (HERE / "torch-cuda.txt").write_text(header + "".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What every test may use: golden files and the flag that rewrites them; Hypothesis without time limits."""
+"""What every test may use: golden files, a Prometheus, Hypothesis without time limits; what is said at the end."""
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -13,6 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+from needed import HAS_PROMETHEUS, NO_PROMETHEUS
+from session_end import pytest_configure, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary"]
 
 # A busy machine is no fault of the code under test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -92,8 +95,8 @@ class PrometheusServer:
 @pytest.fixture(scope="session")
 def run_prometheus() -> Callable[..., contextlib.AbstractContextManager[PrometheusServer]]:
     """Runs a Prometheus that scrapes every second: `with run_prometheus(folder, scrape_configs) as server`."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("needs prometheus; install it (Debian: apt install prometheus)")
+    if not HAS_PROMETHEUS:
+        pytest.skip(NO_PROMETHEUS)
 
     @contextlib.contextmanager
     def run(folder: Path, scrape_configs: list[dict[str, Any]]) -> Iterator[PrometheusServer]:

@@ -20,9 +20,12 @@ RENDEZVOUS_PORT = "GVM_RENDEZVOUS_PORT"
 WEIGHTS_HOST = "GVM_WEIGHTS_HOST"
 WEIGHTS_PORT = "GVM_WEIGHTS_PORT"
 TERMINATION_LOG = "GVM_TERMINATION_LOG"
+LEARNER_ID = "GVM_LEARNER_ID"
 
 INVALID_INPUT = "InvalidInput: "
-"""Begins a termination message that no restart would better."""
+"""Begins the termination message of a learner that cannot use its input; no restart would better it."""
+STORAGE_UNUSABLE = "StorageUnusable: "
+"""Begins that of a learner that cannot write its run directory, and could not in a minute; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,8 @@ class LearnerEnv:
     host: str
     """Address on which /metrics is served."""
     port: int
+    learner_id: str
+    """Tells this learner from those before it, and goes with what it reports."""
 
 
 def require(name: str) -> str:
@@ -83,4 +88,5 @@ def learner_env() -> LearnerEnv:
         weights_port=require_port(WEIGHTS_PORT),
         host=require(HOST),
         port=require_port(PORT),
+        learner_id=require(LEARNER_ID),
     )

@@ -12,7 +12,7 @@ class Condition(Contract):
     """One Kubernetes condition."""
 
     type: str
-    """What is judged: Accepted, RolloutReady, AllocatorReady, LearnerRunning, Suspended, Complete or Failed."""
+    """Accepted, RolloutReady, AllocatorReady, LearnerRunning, RewardJudging, Suspended, Complete or Failed."""
 
     status: Literal["True", "False", "Unknown"]
     """The verdict."""
@@ -34,7 +34,7 @@ class RoleStatus(Contract):
     """Pods (or processes) of one role."""
 
     desired: int = 0
-    """Pods that there should be."""
+    """Pods that there should be: none of a job that is suspended or over, unless it keeps its servers."""
 
     ready: int = 0
     """Pods that are up and whose probes pass."""
@@ -90,8 +90,9 @@ class JobStatus(Contract):
     samples_per_second: float | None = None
     """Samples a second while the last iteration sampled."""
 
-    variance_reduction: float | None = None
-    """1 − the predicted gradient variance of the last plan over the uniform plan's; above 0 is better."""
+    realised_variance_reduction: float | None = None
+    """1 − the gradient variance over the uniform plan's, as the samples of the last 10 iterations show it (sums over
+    them; not what the plan predicts); above 0 is better."""
 
     start_time: str | None = None
     """When the job was started first."""

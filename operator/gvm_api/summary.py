@@ -5,20 +5,38 @@ use it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+VARIANCES = ("realised", "predicted")
+"""The two figures of a plan's gradient variance: what its samples show, and what the allocator expects."""
+RECENT_ITERATIONS = 10
+"""Over so many `variance_saved` is shown: one alone, measured on one draw of random halves, scatters widely."""
 _MISSING, _BEFORE = "–", "before training"
 _NUM_STAGES = 3
+_LONGEST_MESSAGE = 200
 _SMALLEST_SHARE = 0.03
 """Stages below this share of the iteration's time are not named."""
+
+
+def variance_saved(lines: Iterable[Mapping[str, Any]], kind: str) -> float | None:
+    """1 − Σ variance / Σ the uniform plan's, over the lines of metrics.jsonl that have both; None where none has.
+
+    Example:
+        variances 3 and 5 where the uniform plan's are 6 and 4 give 1 − 8/10 = 0.2
+    """
+    pairs = [(_number(line, f"{kind}_variance"), _number(line, f"{kind}_variance_uniform")) for line in lines]
+    known = [(variance, uniform) for variance, uniform in pairs if variance is not None and uniform is not None]
+    whole = sum(uniform for _, uniform in known)
+    return 1 - sum(variance for variance, _ in known) / whole if whole else None
 
 
 def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     """One line of metrics.jsonl in words; what was not measured is a dash, and columns keep their place.
 
     `variance` is the plan's over the uniform plan's as predicted, then as realised: below 1 the allocation gains.
-    Of several evaluation sets the first has its column, the others follow at the end.
+    Of several evaluation sets the first has its column, the others follow at the end. Where samples have no verdict,
+    their share stands behind `accept`, early enough for a narrow terminal, and what the reward did at the end.
 
     Example:
         iteration  4/20  accuracy 0.807  accept 0.677  loss -0.3953  variance 0.74  realised 0.67     91 samples/s
@@ -40,7 +58,35 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     ]
     if not iteration:
         parts = [_BEFORE.ljust(len(parts[0])), parts[1], _time(line).lstrip()]
-    return "  ".join(parts + [f"{name} {_padded(value, '.3f', 5)}" for name, value in others])
+    share, why = _unjudged(line)
+    others_too = [f"{name} {_padded(value, '.3f', 5)}" for name, value in others]
+    return "  ".join([*parts[:3], *share, *parts[3:], *others_too, *why])
+
+
+def unjudged_fraction(line: Mapping[str, Any]) -> float | None:
+    """Share of an iteration's samples on which the reward gave no verdict; None where nothing was sampled."""
+    num_samples = sum(_number(line, f"num_samples_{stage}") or 0.0 for stage in ("pilot", "main"))
+    num_unjudged = sum(_number(line, f"num_{outcome}") or 0.0 for outcome in ("timeouts", "errors"))
+    return num_unjudged / num_samples if num_samples else None
+
+
+def percent(fraction: float) -> str:
+    """A share above 0, which never reads as nothing or as all where it is neither."""
+    shown = f"{100 * fraction:.{0 if fraction >= 0.1 else 1}f}"
+    if fraction < 1 and float(shown) == 100:
+        return "more than 99 %"
+    return f"{shown} %" if float(shown) else "less than 0.1 %"
+
+
+def _unjudged(line: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    fraction, message = unjudged_fraction(line), str(line.get("unjudged_message") or "")
+    if not fraction:
+        return [], []
+    return [f"no verdict {percent(fraction)}"], [f"({_cut(message)})"] if message else []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 1]}…"
 
 
 def _accuracies(line: Mapping[str, Any]) -> dict[str, float | None]:

@@ -228,10 +228,30 @@ class LedgerTotals(Contract):
     """What the blocks with stopping rules were to cost together, in the unit of the job's budget."""
 
 
+class Waiting(Contract):
+    """Nothing goes on, because no server can be asked."""
+
+    who: str
+    """What waits, e.g. sampling."""
+
+    target: str
+    """URL of the server, or the name under which none is listed."""
+
+    cause: str
+    """The last failure."""
+
+    since: float
+    """Unix time, by the learner's clock."""
+
+
 class Progress(Contract):
     """PUT /v1/jobs/{job}/progress: what the learner says of the run, for the status."""
 
     phase: Literal["Starting", "Running", "Succeeded", "Failed"]
+    learner_id: str = ""
+    """Whose word it is: the uid of the learner's pod in a cluster. The allocator keeps the last word of a learner that
+    is gone; it says nothing about the one after."""
+
     stage: str = ""
     stage_fraction: float | None = None
     """How much of the stage is done, 0 to 1."""
@@ -242,8 +262,22 @@ class Progress(Contract):
     accuracy: float | None = None
     accept_rate: float | None = None
     samples_per_second: float | None = None
-    variance_reduction: float | None = None
+    realised_variance_reduction: float | None = None
+    """1 − the gradient variance that the samples show over the uniform plan's, of sums over the last iterations."""
+
+    unjudged_fraction: float | None = None
+    """Share of the last iteration's samples on which the reward gave no verdict."""
+
+    unjudged_message: str = ""
+    """What the reward did on most of them."""
+
     message: str = ""
+    waiting: Waiting | None = None
+    """What holds the stage up; None where it goes on."""
+
+    def is_of(self, *learner_ids: str) -> bool:
+        """Whether one of these learners says it. One of an image that knows no id is taken at its word."""
+        return self.learner_id in ("", *learner_ids)
 
 
 class Snapshot(Contract):

@@ -14,6 +14,7 @@ from rich.table import Table
 from gvm_api.status import JobStatus
 from gvm_api.summary import summary_line
 from gvm_api.wire import Progress as LearnerProgress
+from gvm_api.wire import Waiting
 from gvm_cli import run_directory
 from gvm_cli.terminal import printable
 
@@ -37,11 +38,14 @@ class Display:
     quiet: bool = False
     clock: Callable[[], float] = time.monotonic
     """Seconds."""
+    unix_clock: Callable[[], float] = time.time
+    """Unix time, as the learner says since when it has waited."""
 
     _seen: int = 0
     _bar: Progress | None = None
     _task: TaskID | None = None
     _message: str = ""
+    _waiting: Waiting | None = None
     _first: tuple[float, int] | None = None
     _printed_at: float = field(init=False)
 
@@ -70,7 +74,9 @@ class Display:
         """Print new iterations and messages, and say how far the current stage is."""
         if status.message and status.message != self._message:
             self._message = status.message
-            self._print(printable(status.message), style="yellow")
+            self._print(printable(status.message), style="yellow", whole=True)
+        if progress is not None:
+            self._show_waiting(progress.waiting)
         lines = run_directory.read_metrics(self.run_dir)
         self._seen = min(self._seen, len(lines))  # a restarted learner takes lines back
         for line in lines[self._seen :]:
@@ -81,10 +87,20 @@ class Display:
         elif not self.quiet and self.clock() - self._printed_at >= _REMINDER_SECONDS:
             self._print("  ".join(_nonempty(self._where(status, progress), *self._facts(progress))))
 
-    def _print(self, text: str, *, style: str = "") -> None:
+    def _show_waiting(self, waiting: Waiting | None) -> None:
+        """A line where the learner begins to wait for a server, and one where it goes on."""
+        before, self._waiting = self._waiting, waiting
+        if before is None and waiting is not None:
+            text = f"{waiting.who} waits for {waiting.target}: {waiting.cause}"
+            self._print(printable(text), style="yellow")
+        elif before is not None and waiting is None:
+            self._print(f"{before.who} goes on after {self.unix_clock() - before.since:.0f} s", style="yellow")
+
+    def _print(self, text: str, *, style: str = "", whole: bool = False) -> None:
         self._printed_at = self.clock()
         # On a terminal a long line is cut, so that columns stay under one another; a log gets all of it.
-        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if self._is_interactive else {}
+        is_cut = self._is_interactive and not whole
+        fit: Any = {"no_wrap": True, "overflow": "ellipsis", "soft_wrap": False} if is_cut else {}
         self.console.print(text, style=style, highlight=False, markup=False, **({"soft_wrap": True} | fit))
 
     def _print_line(self, line: Line, max_iterations: int) -> None:
@@ -115,11 +131,17 @@ class Display:
         if progress is None or not progress.max_iterations:
             return []
         return [
+            self._wait(progress.waiting),
             _fact("samples/s", progress.samples_per_second, ".0f"),
             _fact("accept", progress.accept_rate, ".2f"),
             _fact("accuracy", progress.accuracy, ".3f"),
             self._time_left(progress),
         ]
+
+    def _wait(self, waiting: Waiting | None) -> str:
+        if waiting is None:
+            return ""
+        return printable(f"has waited {self.unix_clock() - waiting.since:.0f} s for {waiting.target}")
 
     def _time_left(self, progress: LearnerProgress) -> str:
         if self._first is None:

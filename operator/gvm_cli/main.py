@@ -12,6 +12,7 @@ import typer
 
 from gvm_api import yaml_format
 from gvm_api.load import InvalidJobError, load_job
+from gvm_api.model_folder import check_folder
 from gvm_api.spec import GVMTrainingJob
 from gvm_cli import run_directory
 from gvm_cli.allocate import allocate
@@ -20,6 +21,7 @@ from gvm_cli.display import Display, final_table
 from gvm_cli.live_page import page
 from gvm_cli.local import LocalRun, RunFailedError
 from gvm_cli.report import report, write_report
+from gvm_cli.report_job import operator_version
 from gvm_cli.samples import samples
 from gvm_cli.score import score
 from gvm_cli.status import status
@@ -42,6 +44,21 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gvm {operator_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself; the application's help is above."""
+
+
 def _input_errors_exit_2(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,7 +77,7 @@ def _input_errors_exit_2(command: Callable[P, R]) -> Callable[P, R]:
 def run_command(
     file: JobFile,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; default runs/NAME.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="Start anew beside a run that was interrupted.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start a new run beside one that could be resumed.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the final table only.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each iteration as a JSON line; all else goes to standard error.")
@@ -68,9 +85,9 @@ def run_command(
 ) -> None:
     """Run a job on this machine: vLLM servers, allocator and learner as processes.
 
-    Called again on a run that was interrupted, it resumes from the last
-    checkpoint; otherwise it starts a new run beside the old one
-    (runs/NAME-2, …). Ctrl-C suspends the run.
+    Called again on a run that was interrupted or failed, it resumes from the
+    last checkpoint; where that succeeded, or with --new, it starts a new run
+    beside it (runs/NAME-2, …). Ctrl-C suspends the run.
 
     Prints where the run is and the address of its live page, then a line an
     iteration: accuracy, accepted share of the samples, loss, gradient variance
@@ -81,24 +98,33 @@ def run_command(
     Example: gvm run examples/arithmetic.yaml
     """
     job = load_job(file)
+    _check_model(job)
     base = run_dir or Path("runs") / job.metadata.name
-    chosen, resumes = run_directory.choose(base, job=job.metadata.name, fresh=new)
-    with run_directory.lock(chosen):
-        if resumes:
-            run_directory.check_same_job(job, chosen)
-        _execute(job, chosen, resumes=resumes, quiet=quiet, as_json=as_json)
+    chosen = run_directory.choose(base, job=job, fresh=new)
+    with run_directory.lock(chosen.path):
+        if chosen.resumes:
+            run_directory.check_same_job(job, chosen.path)
+        _execute(job, chosen, quiet=quiet, as_json=as_json)
 
 
-def _execute(job: GVMTrainingJob, run_dir: Path, *, resumes: bool, quiet: bool, as_json: bool) -> None:
+def _check_model(job: GVMTrainingJob) -> None:
+    """Here, since it is on this machine that the run looks for the folder."""
+    try:
+        check_folder(job.spec.model.path)
+    except ValueError as error:
+        raise InvalidJobError([str(error)]) from error
+
+
+def _execute(job: GVMTrainingJob, chosen: run_directory.Choice, *, quiet: bool, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell starts background jobs with SIGINT ignored; whoever sends it to a run wants the run to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    console = new_console(stderr=as_json)
+    console, run_dir = new_console(stderr=as_json), chosen.path
     display = Display(console=console, run_dir=run_dir, quiet=quiet, as_json=as_json)
     local = LocalRun(job=job, run_dir=run_dir, on_poll=display.show)
     if not quiet:
-        verb = "resuming" if resumes else "starting"
-        console.print(f"{verb} {job.metadata.name} in {run_dir}; logs in {run_dir / 'logs'}")
+        verb, hint = ("resuming", "; --new starts a new run") if chosen.resumes else ("starting", "")
+        console.print(f"{verb} {job.metadata.name} in {run_dir}{chosen.why}; logs in {run_dir / 'logs'}{hint}")
         console.print(f"live page: {local.page_url}")
     with display:
         try:

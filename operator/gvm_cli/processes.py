@@ -5,7 +5,6 @@ Knows nothing of jobs. Each process leads a session of its own, writes to a log 
 
 import contextlib
 import ctypes
-import json
 import os
 import re
 import signal
@@ -18,6 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from pydantic import BaseModel, ValidationError
+
+from gvm_api.root_cause import last_line, root_cause
+from gvm_cli import shared_memory
 
 _PR_SET_PDEATHSIG = 1
 _VARIABLE = re.compile(r"\$(\$?)\(([\w.-]+)\)")
@@ -33,6 +36,10 @@ class Process:
     name: str
     popen: subprocess.Popen[bytes]
     log: Path
+    log_start: int = 0
+    """Where its own part of the log begins, in bytes."""
+    segments: set[str] = field(default_factory=set)
+    """Shared memory that its family was seen to use."""
     _members: set[psutil.Process] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -55,6 +62,7 @@ class Process:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found |= {member, *member.children(recursive=True)}
         self._members = found
+        self.segments |= shared_memory.used_by(found)
         return found
 
     def _session(self) -> set[psutil.Process]:
@@ -78,9 +86,22 @@ class Process:
 
     def last_lines(self, num_lines: int = 20) -> str:
         """The end of its log."""
+        return "\n".join(self._log_tail(0).splitlines()[-num_lines:])
+
+    def end_in_words(self, cause: str = "") -> str:
+        """How it ended, why, and where its log is, in one line; the log tells the cause where it is not given."""
+        code = self.exit_code
+        assert code is not None
+        if code in (-signal.SIGKILL, -signal.SIGTERM):  # it had no time to say why: what the log has came before
+            return f"{self.name} was ended by {signal.Signals(-code).name}; see {self.log}"
+        tail = self._log_tail(self.log_start)
+        cause = cause or root_cause(tail) or last_line(tail)
+        return f"{self.name} ended with exit code {code}{cause and f': {cause}'}; see {self.log}"
+
+    def _log_tail(self, start: int) -> str:
         with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _LOG_TAIL_BYTES))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-num_lines:])
+            file.seek(max(start, self.log.stat().st_size - _LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
 
 
 def is_running(process: psutil.Process) -> bool:
@@ -106,6 +127,7 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], *, log: Pat
         argv[0] = sys.executable
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
+        log_start = out.tell()
         popen = subprocess.Popen(
             argv,
             env={**os.environ, **env},
@@ -119,7 +141,7 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], *, log: Pat
             if sys.platform == "linux"
             else None,
         )
-    return Process(name=name, popen=popen, log=log)
+    return Process(name=name, popen=popen, log=log, log_start=log_start)
 
 
 def stop(processes: Sequence[Process], *, grace_seconds: float = 15.0) -> None:
@@ -140,6 +162,7 @@ def stop(processes: Sequence[Process], *, grace_seconds: float = 15.0) -> None:
         _kill(members)
         for process in processes:
             process.popen.wait()
+        shared_memory.remove_unused(segment for process in processes for segment in process.segments)
 
 
 def _kill(members: Iterable[psutil.Process]) -> None:
@@ -164,29 +187,52 @@ def resident_bytes(processes: Sequence[Process]) -> int:
     return total
 
 
+class _Member(BaseModel):
+    pid: int
+    create_time: float
+
+
+class _Record(BaseModel):
+    processes: list[_Member]
+    segments: list[str]
+
+
 def record(processes: Sequence[Process], path: Path) -> None:
-    """Write down who runs, so that the next start can end those whom a crash left behind."""
+    """Write down who runs, and with what memory, so that the next start can end and remove what a crash left."""
     entries = []
     for member in {member for process in processes for member in process.family()}:
         with contextlib.suppress(psutil.NoSuchProcess):
-            entries.append({"pid": member.pid, "create_time": member.create_time()})
+            entries.append(_Member(pid=member.pid, create_time=member.create_time()))
+    segments = sorted({segment for process in processes for segment in process.segments})
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(entries))
+    temporary.write_text(_Record(processes=entries, segments=segments).model_dump_json())
     temporary.replace(path)
 
 
 def end_recorded(path: Path) -> int:
-    """End the processes that `record` wrote down and that still run; how many there were, with their children."""
+    """End the processes that `record` wrote down and that still run; how many there were, with their children.
+
+    Raises:
+        ValueError: the file was damaged. It is removed, and nobody was ended.
+    """
     if not path.exists():
         return 0
+    try:
+        recorded = _Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        path.unlink()
+        raise ValueError(
+            f"{path}: was damaged, so processes that a killed run left, if any, run on; look with ps, and end them"
+        ) from error
     left: set[psutil.Process] = set()
-    for entry in json.loads(path.read_text()):
+    for entry in recorded.processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(entry["pid"])
+            process = psutil.Process(entry.pid)
             # The system counts from its start, and the clock may have been set since.
-            if abs(process.create_time() - entry["create_time"]) < _CLOCK_SLACK_SECONDS and is_running(process):
+            if abs(process.create_time() - entry.create_time) < _CLOCK_SLACK_SECONDS and is_running(process):
                 left |= {process, *process.children(recursive=True)}
     left.discard(psutil.Process(os.getpid()))
     _kill(left)
+    shared_memory.remove_unused(recorded.segments)
     path.unlink()
     return len(left)

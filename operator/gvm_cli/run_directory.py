@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import re
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +15,7 @@ from pydantic import ValidationError
 from gvm_api import yaml_format
 from gvm_api.load import InvalidJobError, load_job, one_line
 from gvm_api.spec import GVMTrainingJob
-from gvm_api.status import TERMINAL, JobStatus
+from gvm_api.status import JobStatus
 from gvm_operator import manifests
 
 JOB_FILE = "job.yaml"
@@ -21,21 +23,61 @@ STATUS_FILE = "status.json"
 TARGETS_FILE = "targets.json"
 
 
-def choose(base: Path, *, job: str, fresh: bool) -> tuple[Path, bool]:
-    """The directory for a run that was asked for at `base`, and whether it resumes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Where a run lives."""
 
-    The newest of base, base-2, base-3, … that holds a run of this job is resumed where it did not end; otherwise a
-    new one beside it is taken. A folder without a run counts as free.
+    path: Path
+    resumes: bool
+    why: str = ""
+    """Follows the path in a sentence, e.g. ", which failed"."""
+
+
+def choose(base: Path, *, job: GVMTrainingJob, fresh: bool) -> Choice:
+    """The directory for a run of a job that was asked for at `base`, and whether it resumes.
+
+    The newest of base, base-2, base-3, … that holds a run of this job is resumed where it did not succeed; otherwise
+    a new one beside it is taken, as it is where the job file was changed before the first iteration was done. A
+    folder without a run counts as free.
 
     Raises:
-        InvalidJobError: the newest run's files cannot be read.
+        InvalidJobError: the newest run's files cannot be read, or it is of a job file that differs.
     """
-    runs = [n for n in _numbers(base) if (_numbered(base, n) / JOB_FILE).exists()]
-    own = [n for n in runs if _job_name(_numbered(base, n) / JOB_FILE) == job]
-    if own and not fresh and read_status(_numbered(base, own[-1])).phase not in TERMINAL:
-        return _numbered(base, own[-1]), True
-    newest = runs[-1] if runs else 0
-    return _numbered(base, newest + 1), False
+    job_names = {n: _job_name(_numbered(base, n)) for n in _numbers(base) if (_numbered(base, n) / JOB_FILE).exists()}
+    own = [n for n, name in job_names.items() if name == job.metadata.name]
+    beside = _numbered(base, max(job_names, default=0) + 1)
+    if not fresh:
+        _check_readable(base, job_names, after=max(own, default=0))
+    if not own:
+        return Choice(path=beside, resumes=False)
+    newest = _numbered(base, own[-1])
+    if fresh:
+        return Choice(path=beside, resumes=False, why=f" beside {newest} (--new)")
+    phase = read_status(newest).phase
+    if phase == "Succeeded":
+        return Choice(path=beside, resumes=False, why=f" beside {newest}, which succeeded")
+    if not _has_trained(newest) and (changed := _changes(job, newest)):
+        lock(newest).close()
+        fields = ", ".join(f"spec.{key}" for key in changed)
+        why = f" beside {newest}, which did no iteration, since the job file changed ({one_line(fields, 200)})"
+        return Choice(path=beside, resumes=False, why=why)
+    return Choice(path=newest, resumes=True, why=f", which {'failed' if phase == 'Failed' else 'was interrupted'}")
+
+
+def _check_readable(base: Path, job_names: Mapping[int, str | None], *, after: int) -> None:
+    for number in (n for n, name in job_names.items() if name is None and n > after):
+        directory = _numbered(base, number)
+        raise InvalidJobError(
+            [
+                f"{directory / JOB_FILE}: is no job file, so it cannot be known whether to resume the run there; "
+                f"remove {directory}, or start a new run beside it with --new"
+            ]
+        )
+
+
+def _has_trained(run_dir: Path) -> bool:
+    """Whether there is anything to lose: a line after the evaluation before training, or a checkpoint."""
+    return len(read_metrics(run_dir)) > 1 or any((run_dir / "checkpoints").glob("*"))
 
 
 def _numbers(base: Path) -> list[int]:
@@ -46,11 +88,12 @@ def _numbers(base: Path) -> list[int]:
     return sorted((found - {1}) | ({1} if base.exists() else set()))
 
 
-def _job_name(job_file: Path) -> object:
-    """The name in a job file that may be of an older version, or broken."""
-    with contextlib.suppress(ValueError, LookupError, TypeError):
-        return yaml_format.load_all(job_file.read_text(encoding="utf-8"))[0]["metadata"]["name"]
-    return None
+def _job_name(run_dir: Path) -> str | None:
+    """The name in a job file that may be of an older version; None where it is broken."""
+    try:
+        return str(yaml_format.load_all((run_dir / JOB_FILE).read_text(encoding="utf-8"))[0]["metadata"]["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _numbered(base: Path, number: int) -> Path:
@@ -65,6 +108,7 @@ def lock(run_dir: Path) -> IO[str]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=run_dir).close()  # the lock may be there from before
         file = (run_dir / ".lock").open("w")
     except OSError as error:
         raise InvalidJobError([f"--run-dir: {run_dir} cannot be written ({error.strerror}); give another"]) from error
@@ -82,19 +126,32 @@ def check_same_job(job: GVMTrainingJob, run_dir: Path) -> None:
     Raises:
         InvalidJobError: the spec differs; one line a differing field.
     """
-    before = _flat(load_job(run_dir / JOB_FILE).spec.model_dump(mode="json"))
-    now = _flat(job.spec.model_dump(mode="json"))
-    may_change = ("algorithm.maxIterations", "runPolicy.", "rollout.replicas")
     problems = [
         one_line(
-            f"spec.{key}: {now.get(key)!r} differs from {before.get(key)!r} of the run in {run_dir} that would be "
+            f"spec.{key}: {now!r} differs from {before!r} of the run in {run_dir} that would be "
             "resumed; change it back, or start anew with --new"
         )
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(may_change)
+        for key, (before, now) in _changes(job, run_dir).items()
     ]
     if problems:
         raise InvalidJobError(problems)
+
+
+def _changes(job: GVMTrainingJob, run_dir: Path) -> dict[str, tuple[object, object]]:
+    """Value before and now of the fields that differ from the run's, and may not while it goes on."""
+    try:
+        recorded = load_job(run_dir / JOB_FILE)
+    except InvalidJobError as error:
+        fix = "it cannot be resumed; start a new run beside it with --new"
+        raise InvalidJobError([f"{run_dir / JOB_FILE}: {problem}; {fix}" for problem in error.problems]) from error
+    before = _flat(recorded.spec.model_dump(mode="json"))
+    now = _flat(job.spec.model_dump(mode="json"))
+    may_change = ("algorithm.maxIterations", "runPolicy.", "rollout.replicas")
+    return {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(may_change)
+    }
 
 
 def _flat(value: object, path: str = "") -> dict[str, object]:
@@ -104,8 +161,18 @@ def _flat(value: object, path: str = "") -> dict[str, object]:
 
 
 def write_job(run_dir: Path, job: GVMTrainingJob) -> None:
-    """Write the job file that the run's processes read, at once and whole."""
-    _replace(run_dir / JOB_FILE, manifests.job_file(job))
+    """Write the job file that the run's processes read, at once and whole.
+
+    Raises:
+        InvalidJobError: it cannot be written.
+    """
+    path = run_dir / JOB_FILE
+    try:
+        _replace(path, manifests.job_file(job))
+    except OSError as error:
+        raise InvalidJobError(
+            [f"--run-dir: {path} cannot be written ({error.strerror}); mend that, or give another directory"]
+        ) from error
 
 
 def read_status(run_dir: Path) -> JobStatus:

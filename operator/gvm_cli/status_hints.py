@@ -30,6 +30,8 @@ _OUT_OF_MEMORY = "it used more than spec.{role}.resources.limits.memory: raise i
 _HINTS = {
     "InvalidSpec": "correct the field and apply the file again; gvm validate FILE checks it beforehand",
     "ImmutableField": "change it back and apply the file again; to train with it, use a job of another name",
+    "OperatorNamespace": "kubectl delete gvmjob -n {namespace} {name}, and apply it in a namespace that the operator "
+    "serves and does not live in",
     "Refused": "see the message: mostly a quota, an admission policy, or an object of that name that is not the job's",
     "ImagePullBackOff": _IMAGE,
     "InvalidImageName": _IMAGE,
@@ -43,8 +45,13 @@ _HINTS = {
     "CreateContainerConfigError": "a Secret or ConfigMap that env or envFrom names is missing in namespace {namespace}:"
     " make it, and the pod starts",
     "InvalidInput": "correct what the message names, delete the job and apply it anew",
+    "StorageUnusable": "make room on the volume of the run directory, or enlarge its claim; then delete the job and "
+    "apply it anew under its name on the kept claim: it goes on from its last checkpoint",
+    "NoVerdicts": "see the message for what the reward did, and try it on a completion: gvm score --help",
     "BackoffLimitExceeded": "the learner's last attempt: kubectl logs -n {namespace} job/{name}-learner-{restarts}",
     "DeadlineExceeded": "raise runPolicy.activeDeadlineSeconds; a job of the same name on a kept claim goes on",
+    "ServersUnreachable": "the learner goes on by itself once a server answers; whether one is up or on its way: "
+    + _DESCRIBE,
     "StartupDeadlineExceeded": "see the message for what did not start; raise runPolicy.startupDeadlineSeconds where "
     "nodes or a large model take longer",
 }

@@ -118,7 +118,7 @@ def _row(job: Manifest, status: JobStatus, now: datetime) -> dict[str, Text]:
         "ITER": Text(_iterations(status)),
         "ACCURACY": Text(_number(status.accuracy, ".3f")),
         "ACCEPT": Text(_number(status.accept_rate, ".3f")),
-        "VAR CUT": Text(_number(status.variance_reduction, ".0%")),
+        "VAR CUT": Text(_number(status.realised_variance_reduction, ".0%")),
         "ROLLOUT": Text(status.rollout.summary or _UNKNOWN),
         "ALLOC": Text(status.allocator.summary or _UNKNOWN),
         "LEARNER": Text(status.learner.summary or _UNKNOWN),
@@ -137,7 +137,7 @@ def _head(job: Manifest, status: JobStatus, now: datetime) -> list[Text]:
         "iteration": _iterations(status),
         "accuracy": _number(status.accuracy, ".3f"),
         "accept rate": _number(status.accept_rate, ".3f"),
-        "variance cut": _number(status.variance_reduction, ".0%"),
+        "variance cut (realised)": _number(status.realised_variance_reduction, ".0%"),
         "samples/s": _number(status.samples_per_second, ".0f"),
         "restarts": str(status.restarts),
     }

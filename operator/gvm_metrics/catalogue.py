@@ -132,6 +132,14 @@ LEARNER = (
         "Variance of the plan over the uniform plan's, kind predicted or realised; below 1 the allocation gains.",
         "kind",
     ),
+    _job(
+        "gvm_variance_saved",
+        "gauge",
+        "1",
+        "1 − the plans' variance over the uniform plans', of sums over the last 10 iterations. Kind realised: as the "
+        "samples show it, the figure in the status; kind predicted: as the allocator expects it.",
+        "kind",
+    ),
     # Cost.
     _job("gvm_samples_total", "counter", "samples", "Samples drawn, by stage: pilot, main, evaluate.", "stage"),
     _job(

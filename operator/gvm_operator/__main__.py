@@ -36,7 +36,9 @@ def main() -> None:
     start_http_server(settings.metrics_port, registry=metrics.registry)
     controller = Controller(
         cluster.Cluster(api, namespaces=settings.watch_namespaces, on_request=metrics.requested),
-        operator=Operator(images=settings.images, neighbours=settings.neighbours),
+        operator=Operator(
+            images=settings.images, neighbours=settings.neighbours, closed_namespace=settings.closed_namespace
+        ),
         token_key=key,
         progress=ProgressReader(settings.allocator_url),
         metrics=metrics,

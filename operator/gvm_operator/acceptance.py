@@ -17,6 +17,7 @@ MUTABLE_RUN_POLICY = ("suspend", "ttl_seconds_after_finished", "active_deadline_
 
 INVALID_SPEC = "InvalidSpec"
 IMMUTABLE_FIELD = "ImmutableField"
+OPERATOR_NAMESPACE = "OperatorNamespace"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,15 @@ def accept(observed: Observed) -> Acceptance:
         message = f"{changed[0]}: cannot change once the job was started; change it back, or make a job of another name"
         return Acceptance(job=effective, reason=IMMUTABLE_FIELD, message=message)
     return Acceptance(job=effective)
+
+
+def closed_to_jobs(namespace: str) -> Acceptance:
+    """The operator's own namespace. A job that was started there goes unattended, too: nothing tells who started it."""
+    message = (
+        f"namespace {namespace} is the operator's own, where a job's pods could use its service account and token key; "
+        "make the job in another namespace"
+    )
+    return Acceptance(job=None, reason=OPERATOR_NAMESPACE, message=message)
 
 
 def _started_job(observed: Observed) -> GVMTrainingJob | None:

@@ -74,12 +74,14 @@ def learner(job: GVMTrainingJob, site: Site) -> dict[str, Any]:
         **_LISTEN,  # of /metrics
     }
     command = ["python", "-m", "gvm_trainer.launch"]
-    own = [*_values(variables), _token(job)]
+    own = [*_values(variables), _token(job), _LEARNER_ID]
     return _container("learner", site.images.learner, site, job.spec.learner, command, own)
 
 
 # All interfaces: in a pod, others come from other machines. The local runner narrows it to the loopback.
 _LISTEN = {env.HOST: "0.0.0.0", env.PORT: str(PORT)}
+# The pod's, since an attempt has as many as somebody deletes: the status must not take one's word for the next one's.
+_LEARNER_ID = {"name": env.LEARNER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 _CPU_SERVER = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM's own default takes half of the machine's memory
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads would fight with the learner's for the same cores

@@ -11,7 +11,7 @@ from typing import Literal
 from gvm_api import env, names
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import JobStatus
-from gvm_operator.observed import Manifest, Observed, condition_of, is_active, time_of
+from gvm_operator.observed import Manifest, Observed, attempt_of, condition_of, is_active, role_of, time_of
 from gvm_operator.reasons import Trouble, failure, termination_message
 
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 10.0, 300.0
@@ -49,27 +49,38 @@ def gang(observed: Observed, job: GVMTrainingJob, status: JobStatus, now: dateti
 
 def _when_free(observed: Observed, attempt: int) -> Gang:
     """An attempt starts when no pod of another one is left: two gangs must not share a run directory."""
-    if any(is_active(pod) for pod in observed.pods_of(names.LEARNER)):
+    if _is_one_left(observed):
         message = "pods of the gang before are still stopping"
         return Gang(state="wait", attempt=attempt, reason="Stopping", message=message)
     return Gang(state="run", attempt=attempt)
 
 
+def _is_one_left(observed: Observed) -> bool:
+    """Whether any learner of the job's name may still write, be it told to go, or an earlier job's."""
+    return any(is_active(pod) for pod in observed.pods if role_of(pod) == names.LEARNER)
+
+
 def _after_failure(observed: Observed, job: GVMTrainingJob, attempt: int, condition: Manifest, now: datetime) -> Gang:
-    pods = observed.pods_of(names.LEARNER, attempt=attempt)
-    why = failure(pods) or Trouble(
-        reason=condition.get("reason") or "Failed", message=condition.get("message") or "the learner's Job failed"
+    # Kubernetes tells the rest of a failed gang to go; a pod that was told so is the cause where no other failed.
+    staying = observed.pods_of(names.LEARNER, attempt=attempt)
+    pods = [pod for pod in observed.own_pods if role_of(pod) == names.LEARNER and attempt_of(pod) == attempt]
+    why = (
+        failure(staying)
+        or failure(pods)
+        or Trouble(
+            reason=condition.get("reason") or "Failed", message=condition.get("message") or "the learner's Job failed"
+        )
     )
-    bad_input = termination_message(pods, env.INVALID_INPUT)
-    if bad_input is not None:  # no restart would better it
-        return Gang(state="failed", attempt=attempt, reason="InvalidInput", message=bad_input)
+    for prefix in (env.INVALID_INPUT, env.STORAGE_UNUSABLE):  # no restart would better it
+        if (message := termination_message(pods, prefix)) is not None:
+            return Gang(state="failed", attempt=attempt, reason=prefix.partition(":")[0], message=message)
     if attempt >= job.spec.run_policy.backoff_limit:
         message = f"{why.message} (restarts: {attempt}, runPolicy.backoffLimit)"
         return Gang(state="failed", attempt=attempt, reason="BackoffLimitExceeded", message=message)
     failed_at = time_of(condition.get("lastTransitionTime")) or now
     retry_at = failed_at + backoff(attempt)
     message = f"{why.message}; the gang restarts from the last checkpoint"
-    if now < retry_at or any(is_active(pod) for pod in pods):
+    if now < retry_at or _is_one_left(observed):
         return Gang(state="wait", attempt=attempt, reason=why.reason, message=message, retry_at=retry_at)
     return Gang(state="run", attempt=attempt + 1, reason=why.reason, message=message)
 

@@ -8,6 +8,8 @@ JOB_LABEL = "gvm.rlhflow.dev/job"
 """On every child and pod: the job's name."""
 ATTEMPT_LABEL = "gvm.rlhflow.dev/attempt"
 """On the learner's Jobs and pods: the number of the gang, from 0."""
+UID_LABEL = "gvm.rlhflow.dev/job-uid"
+"""On every pod: the job's uid, since one that was deleted may have had the same name."""
 ROLE_LABEL = "app.kubernetes.io/component"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gvm_api import names
 from gvm_api.wire import Progress
-from gvm_operator.labels import ATTEMPT_LABEL, ROLE_LABEL
+from gvm_operator.labels import ATTEMPT_LABEL, ROLE_LABEL, UID_LABEL
 
 Manifest = dict[str, Any]
 
@@ -21,8 +21,9 @@ class Observed:
     children: tuple[Manifest, ...] = ()
     """What it owns, Secrets excepted: the operator may not read those."""
     pods: tuple[Manifest, ...] = ()
+    """All that go by the job's name: those on their way out hold their resources yet, and may still write."""
     progress: Progress | None = None
-    """The learner's own word, None where the allocator could not be asked."""
+    """A learner's last word, None where the allocator could not be asked. `word_of` tells whether it still counts."""
 
     def child(self, kind: str, name: str) -> Manifest | None:
         """One child, None where there is none."""
@@ -34,20 +35,37 @@ class Observed:
 
     def of_role(self, kind: str, role: str) -> list[Manifest]:
         """Children of a kind and a role."""
-        return [child for child in self.of_kind(kind) if child["metadata"]["labels"].get(ROLE_LABEL) == role]
+        return [child for child in self.of_kind(kind) if role_of(child) == role]
 
     @property
     def learner_jobs(self) -> dict[int, Manifest]:
         """The learner's Jobs by the number of their attempt."""
         return {attempt_of(job): job for job in self.of_kind("Job")}
 
+    @property
+    def own_pods(self) -> list[Manifest]:
+        """Pods of this very job, none of an earlier one of its name."""
+        uid = self.job["metadata"].get("uid")
+        return [pod for pod in self.pods if pod["metadata"]["labels"].get(UID_LABEL, uid) == uid]
+
     def pods_of(self, role: str, *, attempt: int | None = None) -> list[Manifest]:
-        """Pods of a role, of one attempt where that is given."""
+        """This job's pods of a role, of one attempt where that is given; those on their way out are no longer its."""
         return [
             pod
-            for pod in self.pods
-            if pod["metadata"]["labels"].get(ROLE_LABEL) == role and attempt in (None, attempt_of(pod))
+            for pod in self.own_pods
+            if role_of(pod) == role and attempt in (None, attempt_of(pod)) and not is_leaving(pod)
         ]
+
+    def word_of(self, attempt: int) -> Progress | None:
+        """What the learner of an attempt says of itself: nothing yet, where the last word was another one's."""
+        uids = [pod["metadata"]["uid"] for pod in self.pods_of(names.LEARNER, attempt=attempt)]
+        is_current = self.progress is None or self.progress.is_of(*uids)
+        return self.progress if is_current else Progress(phase="Starting")
+
+
+def role_of(child: Manifest) -> str:
+    """Role that a child or a pod belongs to."""
+    return str(child["metadata"].get("labels", {}).get(ROLE_LABEL, ""))
 
 
 def attempt_of(child: Manifest) -> int:
@@ -74,7 +92,12 @@ def is_active(pod: Manifest) -> bool:
 
 def is_ready(pod: Manifest) -> bool:
     """Whether the pod is up, its probes pass, and it is not on its way out."""
-    return condition_of(pod, "Ready") is not None and "deletionTimestamp" not in pod["metadata"]
+    return condition_of(pod, "Ready") is not None and not is_leaving(pod)
+
+
+def is_leaving(child: Manifest) -> bool:
+    """Whether it is told to go, and only not gone yet."""
+    return "deletionTimestamp" in child["metadata"]
 
 
 def is_placed(pod: Manifest) -> bool:

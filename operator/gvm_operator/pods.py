@@ -43,6 +43,9 @@ def pod_template(
             }
         ],
         "automountServiceAccountToken": False,
+        # Process 1 ignores a SIGTERM that it has no handler for, as Python and vLLM have none for as long as they load.
+        # Shared, process 1 is the pod's own, and a container that is told to go while it loads goes at once.
+        "shareProcessNamespace": True,
         # Variables that Kubernetes derives from Services' names would collide with vLLM's, such as VLLM_PORT.
         "enableServiceLinks": False,
         "securityContext": {**_POD_SECURITY, **pods.security_context},

@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gvm_api.last_words import last_words
 from gvm_api.load import one_line
+from gvm_api.root_cause import is_consequence, is_error, root_cause
 from gvm_operator.observed import condition_of, is_active, phase_of
 
 Manifest = dict[str, Any]
 
 _PASSING = ("ContainerCreating", "PodInitializing")
 _SAME = {"ErrImagePull": "ImagePullBackOff"}  # the kubelet alternates between the two
-_FATAL_MESSAGE_LIMIT = 300
+_LAST_WORDS_LIMIT = 800
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,7 @@ def _waiting(name: str, container: Manifest, waiting: Manifest) -> Trouble | Non
         return None
     last = (container.get("lastState") or {}).get("terminated")
     if reason == "CrashLoopBackOff" and last:
-        return Trouble(reason=reason, message=_line(name, _end(last)))
+        return Trouble(reason=reason, message=f"pod {name}: {_end(last)}")
     if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
         message = f'image "{container.get("image", "")}" cannot be had: {waiting.get("message") or reason}'
         return Trouble(reason=_SAME.get(reason, reason), message=_line(name, message))
@@ -94,13 +96,16 @@ def _unscheduled(pod: Manifest) -> Trouble | None:
 
 def _terminated(pod: Manifest, end: Manifest) -> Trouble:
     reason = end.get("reason") or "Error"
-    return Trouble(reason=reason, message=_line(pod["metadata"]["name"], _end(end)))
+    return Trouble(reason=reason, message=f"pod {pod['metadata']['name']}: {_end(end)}")
 
 
 def _end(end: Manifest) -> str:
     reason, code = end.get("reason") or "Error", end.get("exitCode")
-    last_word = one_line(str(end.get("message") or ""), _FATAL_MESSAGE_LIMIT)
-    return f"{reason}, exit code {code}" + (f": {last_word}" if last_word else "")
+    message = str(end.get("message") or "")
+    words = last_words(message, _LAST_WORDS_LIMIT)
+    if is_consequence(words) or not is_error(words):
+        words = root_cause(message, limit=_LAST_WORDS_LIMIT) or words
+    return f"{reason}, exit code {code}" + (f": {words}" if words else "")
 
 
 def _failed_containers(pod: Manifest) -> Iterator[Manifest]:

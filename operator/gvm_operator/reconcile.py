@@ -15,9 +15,10 @@ from gvm_api import names
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import TERMINAL, JobStatus
 from gvm_operator import conditions, job_status, manifests
-from gvm_operator.acceptance import Acceptance, accept
+from gvm_operator.acceptance import Acceptance, accept, closed_to_jobs
 from gvm_operator.actions import Action, Create, Delete, DeleteJob, Patch
 from gvm_operator.gang import Gang, backoff, gang
+from gvm_operator.labels import UID_LABEL
 from gvm_operator.network import Neighbours
 from gvm_operator.observed import Manifest, Observed, is_active, is_finished, time_of
 from gvm_operator.site import JOB_FILE_NAME, Images, cluster_site
@@ -35,6 +36,8 @@ class Operator:
     images: Images
     neighbours: Neighbours | None
     """None makes no NetworkPolicies."""
+    closed_namespace: str = ""
+    """Where no job is run: the operator's own, whose service account and token key a job's pods could use."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +66,8 @@ def desired(observed: Observed, now: datetime, *, operator: Operator, token: str
     acceptance = accept(observed)
     if status.phase in TERMINAL:
         return _after_the_end(observed, status, acceptance.job, now)
+    if observed.job["metadata"]["namespace"] == operator.closed_namespace:
+        acceptance = closed_to_jobs(operator.closed_namespace)
     if acceptance.job is None:
         return Decision(status=job_status.refused(observed, status, acceptance, now))
     return _live(observed, status, acceptance, acceptance.job, now, operator, token)
@@ -135,7 +140,7 @@ def _may_lack_secret(observed: Observed, job: GVMTrainingJob) -> bool:
         return True
     reasons = [
         ((container.get("state") or {}).get("waiting") or {}).get("reason")
-        for pod in observed.pods
+        for pod in observed.own_pods
         for container in (pod.get("status") or {}).get("containerStatuses") or ()
     ]
     return "CreateContainerConfigError" in reasons
@@ -153,7 +158,13 @@ def _owned(manifest: Manifest, job: Manifest, spec: GVMTrainingJob) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
+    owned = {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
+    if manifest["kind"] not in manifests.WORKLOADS:
+        return owned
+    template = manifest["spec"]["template"]
+    labels = {**template["metadata"]["labels"], UID_LABEL: job["metadata"]["uid"]}
+    template = {**template, "metadata": {**template["metadata"], "labels": labels}}
+    return {**owned, "spec": {**manifest["spec"], "template": template}}
 
 
 def _change(child: Manifest, wanted: Manifest) -> Manifest:
@@ -197,7 +208,7 @@ def _after_the_end(observed: Observed, status: JobStatus, job: GVMTrainingJob | 
     waits = policy.cleanup_policy != "None" and is_settling
     return Decision(
         actions=tuple(actions),
-        status=job_status.counted(observed, status, now),
+        status=job_status.counted(observed, status, now, keeps_servers=policy.cleanup_policy == "None"),
         look_again_at=_earliest(now + _SETTLE if waits else None, expires_at),
     )
 
@@ -227,7 +238,7 @@ def _unfinished_jobs(observed: Observed) -> list[Manifest]:
 
 
 def _is_last_word_due(observed: Observed, learner: Gang, now: datetime) -> bool:
-    progress, ended = observed.progress, learner.ended_at or now
+    progress, ended = observed.word_of(learner.attempt), learner.ended_at or now
     return (progress is None or progress.phase != "Succeeded") and now - ended < _FINAL_PROGRESS
 
 

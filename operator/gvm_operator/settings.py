@@ -22,8 +22,11 @@ class Settings(Contract):
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces to serve, comma-separated; empty serves all, which needs cluster-wide rights."""
 
-    namespace: str = "default"
-    """Where the operator itself runs: the NetworkPolicies of jobs let it in from there."""
+    namespace: str = ""
+    """Where the operator itself runs, empty outside of a cluster: jobs' NetworkPolicies let it in from there."""
+
+    serve_own_namespace: bool = False
+    """Run jobs in that namespace, too, though their pods can use the operator's service account and token key."""
 
     rollout_image: str = Images().rollout
     """Default image of vLLM servers."""
@@ -91,6 +94,11 @@ class Settings(Contract):
         if not self.network_policies:
             return None
         return Neighbours(operator=self.namespace, monitoring=self.monitoring_namespace)
+
+    @property
+    def closed_namespace(self) -> str:
+        """Where no job is run; empty for none."""
+        return "" if self.serve_own_namespace else self.namespace
 
     @property
     def images(self) -> Images:

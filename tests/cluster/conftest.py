@@ -6,7 +6,6 @@ what becomes of them; Deployments, Jobs, scheduling and garbage collection are t
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import httpx
 import pytest
 import yaml
 from kubernetes import client
+from needed import HAS_CLUSTER, NO_CLUSTER
 
 from gvm_operator.cluster import Cluster, ClusterError, connect
 from gvm_operator.tokens import token
@@ -29,15 +29,12 @@ ROOT = Path(__file__).parents[2]
 KEY = b"a key of the tests, of some length"
 Manifest = dict[str, Any]
 
-NO_CLUSTER = not os.environ.get("KUBECONFIG") or not shutil.which("kubectl")
-NEEDS_CLUSTER = "needs kubectl and a cluster named by KUBECONFIG"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.skipif(NO_CLUSTER, reason=NEEDS_CLUSTER))
+            item.add_marker(pytest.mark.skipif(not HAS_CLUSTER, reason=NO_CLUSTER))
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
@@ -175,6 +172,14 @@ class Bench:
             if error.status != 404:
                 raise
 
+    def hold(self, pod: str) -> None:
+        """Keep a pod that is deleted, as a node does that takes its time."""
+        self._core.patch_namespaced_pod(pod, self.namespace, {"metadata": {"finalizers": ["gvm.rlhflow.dev/test"]}})
+
+    def release(self, pod: str) -> None:
+        """Let it go."""
+        self._core.patch_namespaced_pod(pod, self.namespace, {"metadata": {"finalizers": None}})
+
     def run_pods(self, name: str, role: str, num_pods: int = 1) -> None:
         """Wait for a role's pods, and make them ready."""
         for pod in self.wait_for_pods(name, role, num_pods):
@@ -243,13 +248,16 @@ def free_port() -> int:
 class OperatorProcess:
     """`python -m gvm_operator` over one namespace, as its image runs it."""
 
-    def __init__(self, namespace: str, folder: Path, *, allocator_url: str = "http://127.0.0.1:1") -> None:
+    def __init__(
+        self, namespace: str, folder: Path, *, allocator_url: str = "http://127.0.0.1:1", own_namespace: str = ""
+    ) -> None:
         self.metrics_port, self.health_port = free_port(), free_port()
         key = folder / "key"
         key.write_bytes(KEY)
         self.log = folder / f"operator-{uuid.uuid4().hex[:6]}.log"
         settings = {
             "WATCH_NAMESPACES": namespace,
+            "NAMESPACE": own_namespace,
             "TOKEN_KEY_FILE": str(key),
             "ALLOCATOR_URL": allocator_url,
             "PROGRESS_SECONDS": "0.5",
@@ -376,6 +384,14 @@ def operator(bench: Bench, allocator: Allocator, tmp_path: Path) -> Iterator[Ope
     process.stop()
     log = process.log.read_text()
     assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def operator_within(bench: Bench, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """An operator that lives in the namespace that it serves."""
+    process = OperatorProcess(bench.namespace, tmp_path, own_namespace=bench.namespace).start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ CHART = Path(__file__).parents[2] / "charts/gvm-operator"
 RELEASE = "gvm-operator"
 GROUP = "gvm.rlhflow.dev"
 WITHOUT_DEFINITION = {"crds": {"enabled": False}}
+Values = dict[str, Any]
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,18 @@ def helm(namespaces: list[str]) -> Iterator[helm_python.Config]:
         config.uninstall(RELEASE, ignore_not_found=True)
 
 
+@pytest.fixture
+def watching(namespaces: list[str]) -> Values:
+    """Values by which the operator runs the second namespace's jobs."""
+    return {"watchNamespaces": [namespaces[1]]}
+
+
+@pytest.fixture
+def plain(watching: Values) -> Values:
+    """The same beside the definition that is there."""
+    return {**watching, **WITHOUT_DEFINITION}
+
+
 def token_key(namespace: str) -> str:
     data = get("secret", f"{RELEASE}-token-key", namespace)["data"]
     return base64.b64decode(data["token-key"]).decode()
@@ -89,25 +102,29 @@ def allowed(namespace: str, account: str, verb: str, resource: str) -> bool:
 # --- the general chart ---
 
 
-def test_an_installation_makes_the_operator_and_what_it_needs(helm: helm_python.Config, namespaces: list[str]) -> None:
-    installed = helm.install(CHART, RELEASE, WITHOUT_DEFINITION)
+def test_an_installation_makes_the_operator_and_what_it_needs(
+    helm: helm_python.Config, namespaces: list[str], plain: Values
+) -> None:
+    installed = helm.install(CHART, RELEASE, plain)
     assert (installed["status"], installed["revision"]) == ("deployed", 1)
     assert f"kubectl rollout status -n {namespaces[0]} deployment/{RELEASE}" in installed["notes"]
     for kind, name in {
         "deployment": RELEASE,
         "serviceaccount": RELEASE,
-        "role": RELEASE,
-        "rolebinding": RELEASE,
         "service": f"{RELEASE}-metrics",
         "secret": f"{RELEASE}-token-key",
     }.items():
         assert exists(kind, name, namespaces[0]), kind
+    for kind in ("role", "rolebinding"):
+        assert exists(kind, RELEASE, namespaces[1]), kind
     assert exists("clusterrole", f"{namespaces[0]}:{RELEASE}:view")
     assert len(token_key(namespaces[0])) == 48
 
 
-def test_the_api_server_keeps_the_pod_as_it_was_rendered(helm: helm_python.Config, namespaces: list[str]) -> None:
-    helm.install(CHART, RELEASE, {**WITHOUT_DEFINITION, "networkPolicy": {"enabled": True}})
+def test_the_api_server_keeps_the_pod_as_it_was_rendered(
+    helm: helm_python.Config, namespaces: list[str], plain: Values
+) -> None:
+    helm.install(CHART, RELEASE, {**plain, "networkPolicy": {"enabled": True}})
     spec = get("deployment", RELEASE, namespaces[0])["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["securityContext"] == {
@@ -117,7 +134,7 @@ def test_the_api_server_keeps_the_pod_as_it_was_rendered(helm: helm_python.Confi
     }
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     variables = {entry["name"]: entry.get("value", "") for entry in container["env"]}
-    assert variables["GVM_OPERATOR_WATCH_NAMESPACES"] == namespaces[0]
+    assert variables["GVM_OPERATOR_WATCH_NAMESPACES"] == namespaces[1]
     assert exists("networkpolicy", RELEASE, namespaces[0])
 
 
@@ -126,15 +143,12 @@ def test_the_operator_may_do_its_work_and_never_read_secrets(
     helm: helm_python.Config, namespaces: list[str], watched: str
 ) -> None:
     own, other = namespaces
-    helm.install(
-        CHART,
-        RELEASE,
-        {
-            **WITHOUT_DEFINITION,
-            "watchNamespaces": [other] if watched == "given" else [],
-            "rbac": {"clusterWide": watched == "all"},
-        },
-    )
+    where: Values = {
+        "own": {"watchNamespaces": [own], "settings": {"serveOwnNamespace": True}},
+        "given": {"watchNamespaces": [other]},
+        "all": {"rbac": {"clusterWide": True}},
+    }[watched]
+    helm.install(CHART, RELEASE, {**WITHOUT_DEFINITION, **where})
     reached = {"own": {own}, "given": {other}, "all": {own, other}}[watched]
     for namespace in namespaces:
         for verb, resource in [
@@ -157,9 +171,9 @@ def test_the_operator_may_do_its_work_and_never_read_secrets(
 
 
 def test_editors_of_a_namespace_may_write_training_jobs_and_viewers_read_them(
-    helm: helm_python.Config, namespaces: list[str]
+    helm: helm_python.Config, namespaces: list[str], plain: Values
 ) -> None:
-    helm.install(CHART, RELEASE, WITHOUT_DEFINITION)
+    helm.install(CHART, RELEASE, plain)
     assert eventually(lambda: verbs("view") == {"get", "list", "watch"}), verbs("view")
     assert eventually(lambda: {"create", "update", "patch", "delete", "get"} <= verbs("edit")), verbs("edit")
 
@@ -180,21 +194,23 @@ def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
     return True
 
 
-def test_an_upgrade_keeps_the_token_key_and_the_objects(helm: helm_python.Config, namespaces: list[str]) -> None:
+def test_an_upgrade_keeps_the_token_key_and_the_objects(
+    helm: helm_python.Config, namespaces: list[str], plain: Values
+) -> None:
     (namespace, _) = namespaces
     kinds = {"deployment": RELEASE, "service": f"{RELEASE}-metrics", "secret": f"{RELEASE}-token-key"}
 
     def identities() -> dict[str, str]:
         return {kind: get(kind, name, namespace)["metadata"]["uid"] for kind, name in kinds.items()}
 
-    helm.install(CHART, RELEASE, WITHOUT_DEFINITION)
+    helm.install(CHART, RELEASE, plain)
     key, before = token_key(namespace), identities()
     first = get("deployment", RELEASE, namespace)["metadata"]["generation"]
 
-    assert helm.upgrade(CHART, RELEASE, WITHOUT_DEFINITION)["revision"] == 2
+    assert helm.upgrade(CHART, RELEASE, plain)["revision"] == 2
     assert get("deployment", RELEASE, namespace)["metadata"]["generation"] == first, "nothing changed: no restart"
 
-    changed = {**WITHOUT_DEFINITION, "settings": {"workers": 16}, "podLabels": {"example/pod": "one"}}
+    changed = {**plain, "settings": {"workers": 16}, "podLabels": {"example/pod": "one"}}
     assert helm.upgrade(CHART, RELEASE, changed)["revision"] == 3
     deployment = get("deployment", RELEASE, namespace)
     assert deployment["metadata"]["generation"] == first + 1
@@ -205,10 +221,10 @@ def test_an_upgrade_keeps_the_token_key_and_the_objects(helm: helm_python.Config
 
 
 def test_an_uninstall_leaves_the_token_key_and_the_next_installation_takes_it_up(
-    helm: helm_python.Config, namespaces: list[str]
+    helm: helm_python.Config, namespaces: list[str], plain: Values
 ) -> None:
     (namespace, _) = namespaces
-    helm.install(CHART, RELEASE, WITHOUT_DEFINITION)
+    helm.install(CHART, RELEASE, plain)
     key = token_key(namespace)
     helm.uninstall(RELEASE)
     listed = kubectl(
@@ -219,7 +235,7 @@ def test_an_uninstall_leaves_the_token_key_and_the_next_installation_takes_it_up
     assert listed.stdout.split() == [f"secret/{RELEASE}-token-key"]
     outside = kubectl("get", "clusterroles,clusterrolebindings", "-o", "name").stdout
     assert namespace not in outside
-    helm.install(CHART, RELEASE, WITHOUT_DEFINITION)
+    helm.install(CHART, RELEASE, plain)
     assert token_key(namespace) == key
 
 
@@ -240,27 +256,27 @@ def own_definition(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def test_the_definition_stays_after_an_uninstall_and_is_taken_up_again(
-    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str]
+    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str], watching: Values
 ) -> None:
     chart, name = own_definition
-    helm.install(chart, RELEASE)
+    helm.install(chart, RELEASE, watching)
     established = kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
     assert established.returncode == 0, established.stderr
     identity = get("crd", name)["metadata"]["uid"]
     helm.uninstall(RELEASE)
     assert get("crd", name)["metadata"]["uid"] == identity
-    helm.install(chart, RELEASE)
+    helm.install(chart, RELEASE, watching)
     assert get("crd", name)["metadata"]["uid"] == identity
 
 
 def test_an_upgrade_brings_the_new_definition(
-    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str]
+    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str], watching: Values
 ) -> None:
     chart, name = own_definition
-    helm.install(chart, RELEASE)
+    helm.install(chart, RELEASE, watching)
     file = chart / "files/gvmtrainingjobs.yaml"
     file.write_text(file.read_text().replace("- name: Age\n", "- name: Since\n"))
-    helm.upgrade(chart, RELEASE)
+    helm.upgrade(chart, RELEASE, watching)
     (version,) = get("crd", name)["spec"]["versions"]
     columns = {column["name"] for column in version["additionalPrinterColumns"]}
     assert "Since" in columns
@@ -268,10 +284,10 @@ def test_an_upgrade_brings_the_new_definition(
 
 
 def test_the_definition_goes_with_the_release_where_it_is_not_kept(
-    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str]
+    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str], watching: Values
 ) -> None:
     chart, name = own_definition
-    helm.install(chart, RELEASE, {"crds": {"keep": False}})
+    helm.install(chart, RELEASE, {**watching, "crds": {"keep": False}})
     helm.uninstall(RELEASE)
     gone = kubectl("wait", "--for=delete", "--timeout=30s", f"crd/{name}")
     assert gone.returncode == 0, gone.stderr
@@ -279,13 +295,13 @@ def test_the_definition_goes_with_the_release_where_it_is_not_kept(
 
 
 def test_a_definition_that_helm_did_not_make_is_not_taken_over_silently(
-    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str]
+    helm: helm_python.Config, namespaces: list[str], own_definition: tuple[Path, str], watching: Values
 ) -> None:
     chart, name = own_definition
     applied = kubectl("apply", "--validate=false", "-f", str(chart / "files/gvmtrainingjobs.yaml"))
     assert applied.returncode == 0, applied.stderr
     with pytest.raises(helm_python.HelmReleaseError, match="cannot be imported into the current release"):
-        helm.install(chart, RELEASE)
+        helm.install(chart, RELEASE, watching)
     assert "annotations" not in get("crd", name)["metadata"] or (
         "meta.helm.sh/release-name" not in get("crd", name)["metadata"]["annotations"]
     )

@@ -56,9 +56,7 @@ def test_the_children_are_those_that_gvm_render_prints(bench, operator, wait) ->
     wait(lambda: bench.has_all_objects("a"))
     given = bench.job("a")
     spec = validate_job({key: given[key] for key in ("apiVersion", "kind", "metadata", "spec")})
-    rendered = manifests.children(
-        spec, cluster_site(spec, Images()), token="", neighbours=Neighbours(operator="default")
-    )
+    rendered = manifests.children(spec, cluster_site(spec, Images()), token="", neighbours=Neighbours(operator=""))
     for child in rendered:
         if child["kind"] == "Secret":
             continue
@@ -96,6 +94,14 @@ def test_an_invalid_job_says_so_and_makes_nothing_until_it_is_mended(bench, oper
     bench.patch("a", {"allocation": {"samplesPerPrompt": 8}})
     bench.until_condition("a", "Accepted", status="True")
     wait(lambda: bench.children("a", "Job") == ["Job/a-learner-0"])
+
+
+def test_a_job_in_the_operator_s_own_namespace_is_refused(bench, operator_within) -> None:
+    bench.apply("a")
+    accepted = bench.until_condition("a", "Accepted", status="False")
+    assert accepted["reason"] == "OperatorNamespace"
+    assert f"namespace {bench.namespace} is the operator's own" in accepted["message"]
+    assert bench.children("a") == []
 
 
 def test_a_wrong_image_is_named_in_the_status(bench, operator) -> None:
@@ -174,6 +180,49 @@ def test_a_learner_that_fails_is_restarted_as_a_gang_up_to_the_limit(bench, oper
     assert bench.children("a", "Job") == ["Job/a-learner-0", "Job/a-learner-1"]
     assert len(bench.pods("a", "learner")) == 2
     assert condition["observedGeneration"] == 1
+
+
+def test_a_gang_that_starts_again_runs_by_its_own_word(bench, operator, allocator, wait) -> None:
+    allocator.start("a")
+    bench.apply("a")
+    bench.run_all("a")
+    (first,) = bench.pods("a", "learner")
+    assert first["metadata"]["labels"]["gvm.rlhflow.dev/job-uid"] == bench.job("a")["metadata"]["uid"]
+    allocator.report("a", phase="Running", learnerId=first["metadata"]["uid"], iteration=1, maxIterations=8)
+    assert bench.until_phase("a", "Running")["iteration"] == 1
+    bench.end_learner("a", exit_code=9)
+    wait(lambda: "Job/a-learner-1" in bench.children("a", "Job"), within=30, what="the second attempt")
+    bench.run_pods("a", "learner")
+    wait(lambda: bench.status("a")["learner"]["summary"] == "1/1", what="its pod is counted")
+    time.sleep(2)  # some readings of the old word later
+    status = bench.status("a")
+    assert (status["phase"], status["iteration"], status["restarts"]) == ("Starting", 1, 1)
+    (second,) = bench.live_pods("a", "learner")
+    allocator.report("a", phase="Running", learnerId=second["metadata"]["uid"], iteration=2, maxIterations=8)
+    assert bench.until_phase("a", "Running")["iteration"] == 2
+    said = [event["message"] for event in bench.events("a") if event["reason"] == "LearnerRunning"]
+    assert sorted(said) == ["iteration 1 of 8", "iteration 2 of 8"], "each by the learner that does it"
+
+
+def test_a_pod_that_is_still_going_is_no_trouble_of_the_job_that_was_resumed(bench, operator, wait) -> None:
+    bench.apply("a")
+    bench.run_all("a")
+    bench.until_phase("a", "Running")
+    (old,) = bench.pods("a", "learner")
+    name = old["metadata"]["name"]
+    bench.hold(name)
+    bench.patch("a", {"runPolicy": {"suspend": True}})
+    wait(lambda: bench.children("a", "Job", "Deployment") == [], what="the pause")
+    bench.end_learner("a", exit_code=137)
+    bench.until_phase("a", "Suspended")
+    bench.patch("a", {"runPolicy": {"suspend": False}})
+    wait(lambda: len(bench.pods("a", "learner")) == 2, what="the new pod beside the old one")
+    bench.run_pods("a", "learner")
+    wait(lambda: bench.status("a")["learner"]["summary"] == "1/1", what="the new pod is counted")
+    assert bench.status("a")["learner"]["failed"] == 0
+    condition = bench.until_condition("a", "LearnerRunning", status="False", reason="Starting")
+    assert condition["message"] == "the learner waits for servers and allocator"
+    bench.release(name)
 
 
 def test_bad_input_fails_the_job_without_a_restart(bench, operator) -> None:

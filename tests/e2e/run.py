@@ -26,7 +26,8 @@ import helm_python
 import yaml
 
 ROOT = Path(__file__).parents[2]
-NAMESPACE, RELEASE = "gvm-e2e", "gvm"
+NAMESPACE, SYSTEM, RELEASE = "gvm-e2e", "gvm-e2e-system", "gvm"
+"""Of the jobs, and of the operator."""
 TARGETS = ("operator", "allocator", "trainer", "rollout")
 ITERATIONS = 6
 KINDS = "gvmjobs,pods,deployments,replicasets,jobs,services,configmaps,secrets,pvc,networkpolicies"
@@ -57,7 +58,7 @@ def main() -> None:
         finally:
             kubectl("delete", "gvmjobs", "--all", "--timeout=60s", "--ignore-not-found")
             uninstall()
-            run("kubectl", "delete", "namespace", NAMESPACE, "--timeout=120s", "--ignore-not-found")
+            run("kubectl", "delete", "namespace", NAMESPACE, SYSTEM, "--timeout=120s", "--ignore-not-found")
     report["total_seconds"] = round(time.perf_counter() - begun, 1)
     print(json.dumps(report))
 
@@ -79,7 +80,7 @@ def everything(report: Manifest, images: str, folder: Path) -> None:
     """Install, run the jobs, look at all, remove."""
     with step("install", report):
         install(images)
-        run("kubectl", "rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}-gvm-operator", "--timeout=120s")
+        run("kubectl", "rollout", "status", "-n", SYSTEM, f"deployment/{RELEASE}-gvm-operator", "--timeout=120s")
     with step("a wrong image is named", report):
         wrong_image(report, folder)
     requests_before = operator_requests()
@@ -226,15 +227,17 @@ def install(images: str) -> None:
         "images": {"pullPolicy": "IfNotPresent", **{target: image(target) for target in TARGETS}},
         "crds": {"enabled": not has_definition, "keep": False},
         "settings": {"progressSeconds": 2},
+        "watchNamespaces": [NAMESPACE],
     }
-    run("kubectl", "create", "namespace", NAMESPACE)
+    for namespace in (NAMESPACE, SYSTEM):
+        run("kubectl", "create", "namespace", namespace)
     with closing(helm()) as config:
         config.install(ROOT / "charts/gvm-operator", RELEASE, values)
 
 
 def helm() -> helm_python.Config:
-    """Helm in the namespace. It does not see a KUBECONFIG that is set after the process has begun."""
-    return helm_python.Config(namespace=NAMESPACE, kubeconfig_path=os.environ["KUBECONFIG"])
+    """Helm in the operator's namespace. It does not see a KUBECONFIG that is set after the process has begun."""
+    return helm_python.Config(namespace=SYSTEM, kubeconfig_path=os.environ["KUBECONFIG"])
 
 
 def uninstall() -> None:
@@ -244,11 +247,12 @@ def uninstall() -> None:
 
 
 def leftovers() -> list[str]:
-    """What is left in the namespace, but for what every namespace has and what the chart keeps by its promise."""
+    """What is left in both namespaces, but for what every namespace has and what the chart keeps by its promise."""
     kept = ("configmap/kube-root-ca.crt", f"secret/{RELEASE}-gvm-operator-token-key", "secret/default-token-")
     has_definition = run("kubectl", "get", "crd", "gvmtrainingjobs.gvm.rlhflow.dev", "--ignore-not-found")
     kinds = KINDS if has_definition else KINDS.removeprefix("gvmjobs,")
-    return [name for name in names(kinds) if not name.startswith(kept)]
+    left = [name for namespace in (NAMESPACE, SYSTEM) for name in names(kinds, namespace)]
+    return [name for name in left if not name.startswith(kept)]
 
 
 @contextmanager
@@ -293,9 +297,9 @@ def status(name: str = "arithmetic") -> Manifest:
     return found
 
 
-def names(kinds: str) -> list[str]:
-    """kind/name of what is in the namespace."""
-    found = kubectl("get", kinds, "-o", "name", "--ignore-not-found").split()
+def names(kinds: str, namespace: str = NAMESPACE) -> list[str]:
+    """kind/name of what is in a namespace."""
+    found = run("kubectl", "-n", namespace, "get", kinds, "-o", "name", "--ignore-not-found").split()
     return [each.replace(".apps", "").replace(".batch", "") for each in found]
 
 
@@ -320,7 +324,7 @@ def operator_requests() -> int:
 def in_operator(code: str) -> str:
     """What a piece of Python prints in the operator's container."""
     deployment = f"deployment/{RELEASE}-gvm-operator"
-    return run("kubectl", "exec", "-n", NAMESPACE, deployment, "--", "python", "-c", code)
+    return run("kubectl", "exec", "-n", SYSTEM, deployment, "--", "python", "-c", code)
 
 
 def until(check: Callable[[], bool], seconds: float, what: str) -> None:
@@ -346,8 +350,9 @@ def explain(error: AssertionError) -> None:
     """All that may tell why a step failed."""
     print(f"e2e: FAILED: {error}", file=sys.stderr)
     run("kubectl", "describe", "gvmjobs,pods", "-n", NAMESPACE, check=False, show=True)
-    for name in names("pods"):
-        run("kubectl", "logs", "--tail=60", "-n", NAMESPACE, name, check=False, show=True)
+    for namespace in (NAMESPACE, SYSTEM):
+        for name in names("pods", namespace):
+            run("kubectl", "logs", "--tail=60", "-n", namespace, name, check=False, show=True)
 
 
 def kubectl(*args: str) -> str:

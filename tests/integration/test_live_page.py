@@ -11,7 +11,6 @@ trusts      no text of a model
 import contextlib
 import itertools
 import json
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,16 +20,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from needed import CHROMIUM, NO_CHROMIUM, NO_PLAYWRIGHT
 
 from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright; pip install playwright")
+playwright_api = pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium; install it (Debian: apt-get install chromium)"
-)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 TOKEN = "s3cret"
 LATE = 15_000

@@ -4,6 +4,8 @@
 |---|---|
 | a short run | exit 0, every budget met, ledger = samples, a Hugging Face folder at the end, a report, no process |
 | killed and run again | it goes on after the last checkpoint; each iteration stands once; nothing is counted twice |
+| killed, and its newest checkpoint damaged | it says so, and goes on from the checkpoint before it |
+| a reward that always raises | exit 2 after the first samples, in the function's own words, no restart |
 | grpo, filesystem sync, two ranks, two servers | the other backends of the same contract |
 """
 
@@ -150,20 +152,62 @@ def test_a_short_run_meets_its_budgets_and_leaves_a_policy_a_report_and_no_proce
     assert processes_of(run_dir) == []
 
 
-def test_a_run_that_is_killed_goes_on_from_its_checkpoint_and_counts_nothing_twice(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    file = short_job(tmp_path, "killed")
-    process = start(file, run_dir)
+def kill_after(iteration: int, process: subprocess.Popen[str], run_dir: Path) -> None:
+    """Kill a run when it has a checkpoint of an iteration."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (run_dir / "checkpoints/iteration-000001/loop.json").exists():
+    while not (run_dir / f"checkpoints/iteration-{iteration:06}/loop.json").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint in time"
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint_and_counts_nothing_twice(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    file = short_job(tmp_path, "killed")
+    kill_after(1, start(file, run_dir), run_dir)
     output = finish(start(file, run_dir), run_dir)
     assert f"resuming killed in {run_dir}" in output
     check_records(run_dir, iterations=3, samples_per_iteration=64)
+    assert processes_of(run_dir) == []
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_it(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    file = short_job(tmp_path, "damaged")
+    kill_after(2, start(file, run_dir), run_dir)
+    newest = max((run_dir / "checkpoints").glob("iteration-??????"))
+    (optimiser,) = newest.glob("state/*optim_states.pt")
+    optimiser.write_bytes(optimiser.read_bytes()[:-1000])
+    output = finish(start(file, run_dir), run_dir)
+    before = f"iteration-{int(newest.name.rpartition('-')[2]) - 1:06}"
+    assert f"checkpoint {newest.name} is damaged (state/{optimiser.name} differs from what was written)" in output
+    assert f"kept as {newest.name}.damaged; the run goes on from {before}" in output
+    assert newest.with_name(newest.name + ".damaged").is_dir()
+    check_records(run_dir, iterations=3, samples_per_iteration=64)
+    assert json.loads((run_dir / "status.json").read_text())["restarts"] == 0
+
+
+def test_a_reward_that_always_raises_exits_2_in_its_own_words_and_is_not_restarted(tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text("def score(completion, answer):\n    raise ValueError('no digits in it')\n")
+    run_dir = tmp_path / "run"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    file = short_job(tmp_path, "mute", learner={"env": [{"name": "PYTHONPATH", "value": path}]})
+    job = yaml.safe_load(file.read_text())
+    job["spec"]["reward"] = {"type": "python", "function": "my_rewards:score"}
+    file.write_text(yaml.safe_dump(job))
+    process = start(file, run_dir)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 2, output
+    assert output.splitlines()[-1] == (
+        "gvm: spec.reward: my_rewards:score raised ValueError: no digits in it; 64 of 64 samples of iteration 1 have "
+        "no verdict, and nothing can be trained on those: correct reward.function, and try it on a completion with "
+        "`gvm score --reward python`"
+    )
+    status = json.loads((run_dir / "status.json").read_text())
+    assert (status["phase"], status["restarts"]) == ("Failed", 0)
+    assert (run_dir / "samples/000001.parquet").exists(), "the completions are there to look at"
     assert processes_of(run_dir) == []
 
 

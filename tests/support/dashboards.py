@@ -62,7 +62,7 @@ def board(name: str) -> dict[str, Any]:
 def alert_groups() -> list[dict[str, Any]]:
     """The groups of the chart's PrometheusRule, as a file of rules has them."""
     with helm_python.Chart.load(CHART) as chart:
-        values = {"monitoring": {"prometheusRule": {"enabled": True}}}
+        values = {"watchNamespaces": ["research"], "monitoring": {"prometheusRule": {"enabled": True}}}
         rendered = chart.render(values, name="gvm-operator", namespace="gvm-system")
     (text,) = (text for path, text in rendered.items() if path.endswith("prometheusrule.yaml"))
     found: list[dict[str, Any]] = next(iter(yaml_format.load_all(text)))["spec"]["groups"]

@@ -8,7 +8,6 @@ all        known metrics only · a paragraph each in docs/operations.md · every
 """
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any
 import pytest
 import yaml
 from dashboards import alert_groups, rules
+from needed import HAS_PROMETHEUS, NO_PROMETHEUS
 
 from gvm_metrics.catalogue import ALLOCATOR, LEARNER, OPERATOR
 
 ROOT = Path(__file__).parents[2]
 JOB = {"namespace": "ml", "job": "a"}
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool; install Prometheus (Debian: apt install prometheus)"
-)
+needs_promtool = pytest.mark.skipif(not HAS_PROMETHEUS, reason=NO_PROMETHEUS)
 
 
 @dataclass(frozen=True, kw_only=True)

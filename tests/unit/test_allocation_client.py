@@ -228,6 +228,7 @@ def posterior(prompt_id: str) -> wire.PromptPosterior:
         ({"revisit_pilot_samples": 2}, [4, 2, 4], 3 * 8 - 10),
         ({"pilot_samples": 0}, [0, 0, 0], 3 * 8),
         ({"policy": "uniform"}, [0, 0, 0], 3 * 8),
+        ({"policy": "uniform", "samples_per_prompt": 1}, [0, 0, 0], 3),
         ({"parity": "reference"}, [4, 4, 4], 3 * 8),
     ],
 )

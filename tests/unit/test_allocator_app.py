@@ -335,9 +335,9 @@ def test_an_infinite_variance_survives_the_wire(call: Call) -> None:
 
 def test_progress_is_kept_and_shown(call: Call) -> None:
     assert call("GET", "/v1/jobs/sums/progress").json()["phase"] == "Starting"
-    body = {"phase": "Running", "iteration": 7, "accuracy": 0.5, "varianceReduction": 1.4}
+    body = {"phase": "Running", "iteration": 7, "accuracy": 0.5, "realisedVarianceReduction": 1.4}
     assert call("PUT", "/v1/jobs/sums/progress", json=body).status_code == 200
-    assert call("GET", "/v1/jobs/sums/progress").json()["varianceReduction"] == 1.4
+    assert call("GET", "/v1/jobs/sums/progress").json()["realisedVarianceReduction"] == 1.4
 
 
 def test_probes_are_open_and_readiness_asks_the_database(store: Store) -> None:

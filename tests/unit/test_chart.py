@@ -43,6 +43,7 @@ EVERYTHING: dict[str, Any] = {
     "rbac": {"aggregate": False},
     "serviceAccount": {"name": "trainer", "annotations": {"example/role": "gvm"}},
     "settings": {
+        "serveOwnNamespace": True,
         "networkPolicies": False,
         "monitoringNamespace": "monitoring",
         "resyncSeconds": 30,
@@ -79,10 +80,14 @@ EVERYTHING: dict[str, Any] = {
     "networkPolicy": {"enabled": True, "apiServerPorts": [6443]},
 }
 GOLDENS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {"watchNamespaces": ["research"]},
     "cluster-wide": {"rbac": {"clusterWide": True}, "monitoring": {"podMonitor": {"enabled": True}}},
     "watch-namespaces": {"watchNamespaces": ["red", "blue"], "monitoring": {"podMonitor": {"enabled": True}}},
-    "monitoring": {"monitoring": MONITORING, "settings": {"monitoringNamespace": "monitoring"}},
+    "monitoring": {
+        "watchNamespaces": ["research"],
+        "monitoring": MONITORING,
+        "settings": {"monitoringNamespace": "monitoring"},
+    },
     "everything": EVERYTHING,
 }
 # What the operator does to the cluster, and no more.
@@ -104,7 +109,9 @@ RIGHTS = {
 
 
 def texts(values: dict[str, Any], name: str = "gvm-operator", namespace: str = "gvm-system") -> dict[str, str]:
-    """Template file → rendered text."""
+    """Template file → rendered text. Jobs run in namespace research, unless the values say where."""
+    if not values.get("rbac", {}).get("clusterWide"):
+        values = {"watchNamespaces": ["research"], **values}
     with helm_python.Chart.load(CHART) as chart:
         rendered = chart.render(values, name=name, namespace=namespace)
     return {path.rsplit("/", 1)[1]: text for path, text in sorted(rendered.items()) if text.strip()}
@@ -157,7 +164,7 @@ def refusal(values: dict[str, Any]) -> str:
 
 
 def test_lint_asks_for_nothing_but_an_icon() -> None:
-    report = helm_python.lint(CHART, {}, strict=True)
+    report = helm_python.lint(CHART, GOLDENS["default"], strict=True)
     assert report["errors"] == []
     assert [message["error"] for message in report["messages"]] == ["icon is recommended"]
 
@@ -294,7 +301,11 @@ def test_the_only_place_that_can_be_written_is_the_temporary_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "namespaces"), [({}, ["gvm-system"]), ({"watchNamespaces": ["red", "blue"]}, ["red", "blue"])]
+    ("values", "namespaces"),
+    [
+        ({"watchNamespaces": ["red", "blue"]}, ["red", "blue"]),
+        ({"watchNamespaces": ["gvm-system"], "settings": {"serveOwnNamespace": True}}, ["gvm-system"]),
+    ],
 )
 def test_the_rights_are_the_contract_s_in_each_watched_namespace(values: dict[str, Any], namespaces: list[str]) -> None:
     found = objects(values)
@@ -430,7 +441,7 @@ def test_the_operator_is_given_every_setting_and_no_other() -> None:
 
 def test_by_default_the_chart_s_settings_are_the_operator_s_own() -> None:
     given = {
-        "watch_namespaces": ("gvm-system",),
+        "watch_namespaces": ("research",),
         "rollout_image": "gvm-rollout:0.1.0",
         "allocator_image": "gvm-allocator:0.1.0",
         "learner_image": "gvm-trainer:0.1.0",
@@ -509,7 +520,6 @@ def test_monitoring_makes_nothing_unless_asked() -> None:
 @pytest.mark.parametrize(
     ("values", "selector"),
     [
-        ({}, {"matchNames": ["gvm-system"]}),
         ({"watchNamespaces": ["red", "blue"]}, {"matchNames": ["red", "blue"]}),
         ({"rbac": {"clusterWide": True}}, {"any": True}),
     ],
@@ -633,6 +643,12 @@ def test_each_dashboard_has_a_config_map_that_grafana_s_sidecar_finds() -> None:
         ({"monitoring": {"prometheusRule": {"thresholds": {"klNat": 1}}}}, "klNat"),
         ({"podLabels": {"number": 1}}, "/podLabels/number"),
         ({"rbac": {"clusterWide": True}, "watchNamespaces": ["red"]}, "watchNamespaces and rbac.clusterWide"),
+        ({"watchNamespaces": []}, "set watchNamespaces to the namespaces whose jobs the operator is to run, or rbac"),
+        (
+            {"watchNamespaces": ["red", "gvm-system"]},
+            "watchNamespaces names gvm-system, the operator's own namespace, where a job's pods could use its service "
+            "account and token key: install the operator into another namespace, or set settings.serveOwnNamespace",
+        ),
         (
             {"tokenKey": {"existingSecret": "mine", "value": KEY}},
             "tokenKey.existingSecret and tokenKey.value",
@@ -692,10 +708,11 @@ def test_a_parent_chart_s_global_values_are_admitted() -> None:
     ("values", "says"),
     [
         ({}, "kubectl rollout status -n gvm-system deployment/gvm-operator"),
-        ({}, "kubectl apply -n gvm-system -f job.yaml"),
-        ({}, "GVMTrainingJobs of gvm-system."),
+        ({}, "kubectl apply -n research -f job.yaml"),
+        ({}, "GVMTrainingJobs of research."),
         ({"watchNamespaces": ["red", "blue"]}, "GVMTrainingJobs of red, blue."),
         ({"rbac": {"clusterWide": True}}, "GVMTrainingJobs of all namespaces."),
+        ({"rbac": {"clusterWide": True}}, "Jobs in gvm-system, the operator's own namespace, are refused"),
         ({}, "images.registry is empty"),
         ({"crds": {"enabled": False}}, "apply the CustomResourceDefinition yourself"),
         ({"monitoring": MONITORING}, "set settings.monitoringNamespace"),
@@ -710,6 +727,8 @@ def test_the_notes_teach_the_next_commands(values: dict[str, Any], says: str) ->
     [
         ({"images": {"registry": "registry.example"}}, "images.registry"),
         ({}, "CustomResourceDefinition yourself"),
+        ({}, "are refused"),
+        ({"rbac": {"clusterWide": True}, "settings": {"serveOwnNamespace": True}}, "are refused"),
         ({"monitoring": MONITORING, "settings": {"monitoringNamespace": "prom"}}, "monitoringNamespace"),
         ({"monitoring": MONITORING, "settings": {"networkPolicies": False}}, "monitoringNamespace"),
     ],

@@ -3,7 +3,10 @@
 A crash is an exception out of `write`, or the directories that a killed process leaves behind.
 """
 
+import errno
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from gvm_api.spec import AllocationSpec
 from gvm_api.wire import Snapshot
 from gvm_trainer.checkpoints import Checkpoints, LoopState, replace_text, truncate_metrics, write_final
+from gvm_trainer.termination import InvalidInputError, StorageError
 
 
 class CrashError(Exception):
@@ -138,19 +142,98 @@ def test_other_names_are_neither_loaded_nor_pruned(tmp_path: Path) -> None:
     assert names(tmp_path) == ["final", "iteration-000006", "iteration-0000070", "iteration-7", "my-notes"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "not_text", "other"])
-def test_a_damaged_checkpoint_is_an_error_that_names_it_and_the_way_on(tmp_path: Path, damage: str) -> None:
-    store = checkpoints(tmp_path)
-    before, newest = store.save(loop_state(5), write), store.save(loop_state(6), write)
-    file = newest / "loop.json"
+def damage(file: Path, how: str) -> None:
     whole = file.read_bytes()
     file.unlink()
-    if damage != "missing":
-        content = {"empty": b"", "cut": whole[: len(whole) // 2], "not_text": b"\x00\xff" * 40, "other": b'{"step": 1}'}
-        file.write_bytes(content[damage])
-    with pytest.raises(ValueError, match=r"loop\.json is missing or damaged, remove .*iteration-000006 to go on"):
-        store.load(newest)
-    assert store.load(before) == loop_state(5)
+    if how != "missing":
+        flipped = bytes([whole[0] ^ 1]) + whole[1:]  # of the same size
+        file.write_bytes({"empty": b"", "cut": whole[:-1], "zeros": bytes(len(whole)), "one bit": flipped}[how])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "zeros", "one bit"])
+@pytest.mark.parametrize("name", ["state/weights.pt", "loop.json"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_serves(tmp_path: Path, name: str, how: str) -> None:
+    store = checkpoints(tmp_path, keep_last=3)
+    for iteration in (4, 5, 6):
+        store.save(loop_state(iteration), write)
+    damage(tmp_path / "checkpoints/iteration-000006" / name, how)
+    fault = "is missing" if how == "missing" else "differs from what was written"
+    assert store.set_damaged_aside() == (
+        f"checkpoint iteration-000006 is damaged ({name} {fault}) and kept as iteration-000006.damaged; "
+        "the run goes on from iteration-000005"
+    )
+    latest = store.latest()
+    assert latest is not None
+    assert store.load(latest) == loop_state(5)
+    assert store.next_iteration == 6
+    assert names(tmp_path) == ["iteration-000004", "iteration-000005", "iteration-000006.damaged"]
+    assert store.set_damaged_aside() == "", "the one that is set aside does not stop a run"
+    store.save(loop_state(6), write)
+    damage(tmp_path / "checkpoints/iteration-000006" / name, how)
+    assert "kept as iteration-000006.damaged" in store.set_damaged_aside()
+
+
+def test_damaged_checksums_are_damage(tmp_path: Path) -> None:
+    store = checkpoints(tmp_path)
+    for iteration in (5, 6, 7):
+        store.save(loop_state(iteration), write)
+    (tmp_path / "checkpoints/iteration-000007/SHA256SUMS").write_bytes(b"")
+    (tmp_path / "checkpoints/iteration-000006/SHA256SUMS").write_bytes(b"\x00\xff" * 40)
+    with pytest.raises(InvalidInputError, match="SHA256SUMS is empty"):
+        store.set_damaged_aside()
+
+
+def test_whole_checkpoints_and_those_without_checksums_are_left_alone(tmp_path: Path) -> None:
+    store = checkpoints(tmp_path)
+    assert store.set_damaged_aside() == ""
+    path = store.save(loop_state(5), write)
+    assert store.set_damaged_aside() == ""
+    (path / "SHA256SUMS").unlink()  # of an earlier version
+    assert store.set_damaged_aside() == ""
+    assert store.load(path) == loop_state(5)
+    (path / "loop.json").write_text("{")
+    with pytest.raises(
+        InvalidInputError,
+        match=r"loop\.json is missing, damaged .*remove .*iteration-000005 to go on from the last before it",
+    ):
+        store.load(path)
+
+
+def test_where_no_checkpoint_is_whole_the_run_ends_and_so_does_the_next(tmp_path: Path) -> None:
+    store = checkpoints(tmp_path)
+    for iteration in (5, 6):
+        damage(store.save(loop_state(iteration), write) / "state/weights.pt", "cut")
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match=r"no whole one to resume from; .*remove the \.damaged folders"):
+            store.set_damaged_aside()
+    assert names(tmp_path) == ["iteration-000005.damaged", "iteration-000006.damaged"]
+
+
+def test_the_checksums_are_those_that_sha256sum_reads(tmp_path: Path) -> None:
+    path = checkpoints(tmp_path).save(loop_state(5), write)
+    lines = (path / "SHA256SUMS").read_text().splitlines()
+    assert [line.partition("  ")[2] for line in lines] == ["loop.json", "state/weights.pt", "tokenizer.json"]
+    assert lines[1].partition("  ")[0] == hashlib.sha256(b"weights").hexdigest()
+
+
+def full_disk(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_one_error_with_folder_room_and_fix_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    store = checkpoints(tmp_path)
+    before = store.save(loop_state(5), lambda directory: (directory / "weights.pt").write_bytes(bytes(3 * 2**20)))
+    with pytest.raises(StorageError) as raised:
+        store.save(loop_state(6), full_disk)
+    assert raised.value.is_lasting
+    text = str(raised.value)
+    assert text.startswith(f"{before.with_name('iteration-000006')} cannot be written: No space left on device. ")
+    assert re.search(r"It needs about 3\.0 MiB, and \d+\.\d GiB were free\. Make room in .*/checkpoints", text)
+    assert names(tmp_path) == ["iteration-000005"]
+    with pytest.raises(StorageError, match=r"final cannot be written: No space left on device\. \d+\.\d GiB were free"):
+        write_final(tmp_path, full_disk)
+    assert names(tmp_path) == ["iteration-000005"]
 
 
 def test_a_checkpoint_written_again_replaces_the_old_one_whole(tmp_path: Path) -> None:
@@ -158,7 +241,7 @@ def test_a_checkpoint_written_again_replaces_the_old_one_whole(tmp_path: Path) -
     path = store.save(loop_state(5), write)
     (path / "stale.bin").write_bytes(b"old")
     store.save(loop_state(5, best=5), lambda directory: (directory / "new.bin").touch())
-    assert sorted(p.name for p in path.iterdir()) == ["loop.json", "new.bin"]
+    assert sorted(p.name for p in path.iterdir()) == ["SHA256SUMS", "loop.json", "new.bin"]
     assert store.load(path).best_iteration == 5
     assert names(tmp_path) == ["iteration-000005"]
 

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_a_bad_file_is_exit_2_and_one_line_a_fault(
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith("gvm: " + start.replace("{file}", str(file))), line
     assert not (tmp_path / "runs").exists(), "a refused run leaves nothing behind"
+
+
+def test_the_version_is_the_packages() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"gvm {package['version']}\n", "")
 
 
 BAD_SCORES = [
@@ -195,16 +202,34 @@ def fake_job(tmp_path: Path, learner: str) -> Path:
 LIVE_PAGE = r"live page: http://127\.0\.0\.1:\d+/#token=[\w-]{20,}"
 
 
-def test_a_run_that_fails_is_exit_1_and_the_next_one_starts_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["./policy", "examples/arithmetic/policy", "/no/such/model"])
+def test_a_model_folder_that_is_not_there_is_exit_2_before_anything_starts(tmp_path: Path, path: str) -> None:
+    (tmp_path / "job.yaml").write_text(job_text(model={"path": path}))
+    done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"gvm: spec.model.path: {path!r} does not exist (looked for {tmp_path / path}); give the folder of a model, as "
+        "seen from where the job runs, or a hub id such as org/name\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_is_exit_1_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     fake_job(tmp_path, "import sys; print('some log'); sys.exit('no memory left')")
-    for directory in ("runs/a", "runs/a-2"):
-        done = run_gvm("run", "job.yaml", cwd=tmp_path)
+    resumed = "resuming a in runs/a, which failed; logs in runs/a/logs; --new starts a new run"
+    for options, directory, line in (
+        ((), "runs/a", "starting a in runs/a; logs in runs/a/logs"),
+        ((), "runs/a", resumed),
+        (("--new",), "runs/a-2", "starting a in runs/a-2 beside runs/a (--new); logs in runs/a-2/logs"),
+    ):
+        done = run_gvm("run", "job.yaml", *options, cwd=tmp_path)
         assert done.returncode == 1
         started, page = done.stdout.splitlines()
-        assert started == f"starting a in {directory}; logs in {directory}/logs"
+        assert started == line
         assert re.fullmatch(LIVE_PAGE, page)
         first, *rest = done.stderr.splitlines()
-        assert first == f"gvm: learner-0 ended with exit code 1; see {directory}/logs/learner-0.log (restarts: 0)"
+        end = f"learner-0 ended with exit code 1: no memory left; see {directory}/logs/learner-0.log"
+        assert first == f"gvm: {end} (restarts: 0)"
         assert set(rest) == {"some log", "no memory left"}
         assert json.loads((tmp_path / directory / "status.json").read_text())["phase"] == "Failed"
 

@@ -92,6 +92,16 @@ BAD: list[tuple[Changes, str, str]] = [
     ({"spec/allocation": PAPER | {"parity": "reference", "pilotSamples": 0}}, "spec.allocation", "needs a pilot"),
     ({"spec/allocation": PAPER | {"pilotSamples": 8}}, "spec.allocation", "pilotSamples and minSamples exceed"),
     (
+        {"spec/algorithm/name": "grpo", "spec/allocation": {"policy": "uniform", "samplesPerPrompt": 1}},
+        "spec",
+        "allocation.samplesPerPrompt 1 gives groups of one",
+    ),
+    (
+        {"spec/allocation/policy": "gvm", "spec/algorithm/weights": "token_mean"},
+        "spec",
+        "algorithm.weights token_mean counts tokens",
+    ),
+    (
         {"spec/allocation": PAPER | {"revisitPilotSamples": 8}},
         "spec.allocation",
         "revisitPilotSamples and minSamples exceed",
@@ -197,6 +207,9 @@ GOOD_CHANGES: list[Changes] = [
     {"spec/algorithm/replay": {"responsesPerIteration": 0, "maxAge": 4}},
     {"spec/allocation": PAPER | {"parity": "reference", "pilotSamples": 8}},
     {"spec/allocation": PAPER | {"parity": "reference", "maxSamples": 8}},
+    {"spec/allocation": {"policy": "uniform", "pilotReuse": "pooled", "gradNorm": {"source": "current"}}},
+    {"spec/allocation": {"policy": "uniform", "pilotReuse": "fixed", "minSamples": 0}},
+    {"spec/algorithm/name": "grpo", "spec/allocation": {"policy": "uniform", "samplesPerPrompt": 2}},
     {"spec/allocation": {"pilotReuse": "pooled", "gradNorm": {"source": "current"}, "pilotSamples": 0}},
     {"spec/allocation": {"pilotReuse": "fixed", "minSamples": 0, "pilotSamples": 0}},
     {"spec/rollout": {"temperature": 1, "topP": 1.0}},

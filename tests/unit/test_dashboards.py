@@ -10,7 +10,6 @@ page       every metric with its labels; a prometheus.yml that promtool accepts
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from needed import HAS_PROMETHEUS, NO_PROMETHEUS
 
 from gvm_metrics import reference
 from gvm_metrics.catalogue import ALLOCATOR, BY_PROCESS, LEARNER, OPERATOR
@@ -28,9 +28,7 @@ from gvm_metrics.dashboards.substitution import View, panels, targets
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "charts/gvm-operator/dashboards"
-NEEDS_PROMTOOL = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool; install Prometheus (Debian: apt install prometheus)"
-)
+NEEDS_PROMTOOL = pytest.mark.skipif(not HAS_PROMETHEUS, reason=NO_PROMETHEUS)
 BOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in command.files().items()}
 NAMES = sorted(BOARDS)
 FAMILIES = {family.name: family for family in (*LEARNER, *ALLOCATOR, *OPERATOR)}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gvm_api.status import JobStatus
 from gvm_api.summary import summary_line
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_cli.display import Display, final_table
 
 SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "total": 8.0}
@@ -156,6 +156,15 @@ def test_on_a_terminal_a_long_line_is_cut_and_in_a_log_it_is_whole(
         assert out.getvalue() == (f"{whole[:59]}…\n" if terminal else f"{whole}\n")
 
 
+def test_a_message_is_whole_on_a_terminal_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    to = Console(file=out, width=60, force_terminal=True, color_system=None)
+    message = "rollout-0 ended with exit code 1: ValueError: no room for the KV cache; see runs/a/logs/rollout-0.log"
+    Display(console=to, run_dir=tmp_path).show(JobStatus(message=message), None)
+    assert out.getvalue() == f"{message}\n"
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_log_or_a_dumb_terminal_gets_a_line_of_progress_where_nothing_was_printed_for_half_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
@@ -181,6 +190,30 @@ def test_a_log_or_a_dumb_terminal_gets_a_line_of_progress_where_nothing_was_prin
     facts = "samples/s 412  accept 0.25  accuracy 0.500  left 0:07:30"  # 18 iterations of 25 s
     assert texts[4:] == [f"iteration 3/20 main 45 %  {facts}", "starting"]
     assert not re.search(r"[^\x20-\x7e\n–]", out.getvalue())
+
+
+def test_a_wait_for_a_server_is_told_when_it_begins_while_it_lasts_and_when_it_ends(tmp_path: Path) -> None:
+    clock, unix = Clock(), Clock()
+    to, out = console()
+    waiting = Waiting(who="sampling", target="http://10.0.0.7:8000", cause="Connection refused", since=unix.now)
+    stuck = RUNNING.model_copy(update={"waiting": waiting})
+    with Display(console=to, run_dir=tmp_path, clock=clock, unix_clock=unix) as display:
+        status = JobStatus(phase="Running", max_iterations=20)
+        for progress, seconds in (
+            (RUNNING, 1.0),
+            (stuck, 1.0),
+            (stuck, 31.0),
+            (None, 1.0),
+            (stuck, 1.0),
+            (RUNNING, 9.0),
+        ):
+            clock.now += seconds
+            unix.now += seconds
+            display.show(status, progress)
+    first, reminder, last = out.getvalue().splitlines()
+    assert first == "sampling waits for http://10.0.0.7:8000: Connection refused"
+    assert reminder.startswith("iteration 3/20 main 45 %  has waited 33 s for http://10.0.0.7:8000  samples/s 412")
+    assert last == "sampling goes on after 44 s"
 
 
 def test_with_json_the_line_of_progress_goes_where_messages_go_and_quiet_has_none(

@@ -16,6 +16,7 @@ LEARNER = {
     env.WEIGHTS_PORT: "8001",
     env.HOST: "0.0.0.0",
     env.PORT: "8000",
+    env.LEARNER_ID: "pod-uid",
 }
 
 

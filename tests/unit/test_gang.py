@@ -3,7 +3,7 @@
 no Job           starts attempt status.restarts · waits while pods of any gang are left
 running          keeps its attempt, whatever older Jobs say
 Complete         the end, and when it came
-Failed           waits, then the next attempt · the limit · InvalidInput · the reason that is told
+Failed           waits, then the next attempt · the limit · InvalidInput and StorageUnusable · the reason that is told
 """
 
 from datetime import UTC, datetime, timedelta
@@ -90,6 +90,23 @@ def test_the_reason_is_the_pod_s_own_where_there_is_one(make_job, make_pod) -> N
     assert (nothing_left.reason, nothing_left.message.split(";")[0]) == ("BackoffLimitExceeded", "of Kubernetes")
 
 
+def test_a_pod_that_was_told_to_go_is_the_reason_only_where_no_other_failed(make_job, make_pod) -> None:
+    failed = learner_job(0, "Failed")
+    told = make_pod(name="0", phase="Failed", terminated={"exitCode": 143, "finishedAt": "2026-03-02T11:00:00Z"})
+    told["metadata"]["deletionTimestamp"] = "2026-03-02T11:00:00Z"
+    alone = read(make_job, failed, pods=(told,))
+    assert alone.message.startswith("pod 0: Error, exit code 143; ")
+    beside = read(make_job, failed, pods=(told, make_pod(name="1", phase="Failed", terminated=KILLED)))
+    assert (beside.reason, beside.message.split(";")[0]) == ("OOMKilled", "pod 1: OOMKilled, exit code 137")
+
+
+def test_a_failed_gang_waits_for_learners_of_an_earlier_job_too(make_job, make_pod) -> None:
+    failed = learner_job(0, "Failed", NOW - timedelta(hours=1))
+    old = make_pod(name="old", attempt=7)
+    old["metadata"]["labels"]["gvm.rlhflow.dev/job-uid"] = "uid-of-the-old-job"
+    assert read(make_job, failed, pods=(old,)).state == "wait"
+
+
 @pytest.mark.parametrize(("attempt", "limit", "state"), [(0, 0, "failed"), (1, 2, "wait"), (2, 2, "failed")])
 def test_the_limit_is_the_number_of_restarts(make_job, attempt: int, limit: int, state: str) -> None:
     found = read(make_job, learner_job(attempt, "Failed"), limit=limit)
@@ -99,11 +116,14 @@ def test_the_limit_is_the_number_of_restarts(make_job, attempt: int, limit: int,
         assert found.message == f"of Kubernetes (restarts: {attempt}, runPolicy.backoffLimit)"
 
 
-def test_bad_input_is_the_end_at_once_and_only_if_it_is_this_attempt_s(make_job, make_pod) -> None:
-    bad = {"exitCode": 2, "reason": "Error", "message": "InvalidInput: d.jsonl is empty"}
+@pytest.mark.parametrize("reason", ["InvalidInput", "StorageUnusable"])
+def test_what_would_fail_again_is_the_end_at_once_and_only_if_it_is_this_attempt_s(
+    make_job, make_pod, reason: str
+) -> None:
+    bad = {"exitCode": 2, "reason": "Error", "message": f"{reason}: d.jsonl is empty"}
     pods = (make_pod(phase="Failed", terminated=KILLED), make_pod(name="b", phase="Failed", terminated=bad))
     found = read(make_job, learner_job(0, "Failed"), pods=pods)
-    assert (found.state, found.reason, found.message) == ("failed", "InvalidInput", "d.jsonl is empty")
+    assert (found.state, found.reason, found.message) == ("failed", reason, "d.jsonl is empty")
     assert read(make_job, learner_job(1, "Failed"), pods=pods).state == "wait"
 
 

@@ -2,8 +2,9 @@
 
 phase         Pending · Starting · Running · as the job is on its way down · refused
 learner       says Starting, Running, nothing · its pods wait, fail, are of an earlier attempt
-servers       all, some, none ready · troubled · one on its way out
+servers       all, some, none ready · troubled · one on its way out · out of the learner's reach
 figures       the learner's · NaN and infinite ones · kept where the learner cannot be asked
+reward        every sample judged, a few without a verdict, many
 refusals      of the API server, told once
 """
 
@@ -15,8 +16,8 @@ import pytest
 
 from gvm_api.load import validate_job
 from gvm_api.status import JobStatus
-from gvm_api.wire import Progress
-from gvm_operator import conditions, job_status
+from gvm_api.wire import Progress, Waiting
+from gvm_operator import conditions, events, job_status
 from gvm_operator.acceptance import Acceptance
 from gvm_operator.actions import Delete, Refusal
 from gvm_operator.execution import status_patch
@@ -100,6 +101,58 @@ def test_a_job_begins_to_run_with_its_servers_there_and_goes_on_where_it_loses_s
     assert says_otherwise.phase == "Starting"
 
 
+def test_the_word_of_a_learner_before_this_one_says_nothing_about_it(make_job, make_pod, team) -> None:
+    old, new = make_pod(name="0", attempt=0, phase="Failed"), make_pod(name="1", attempt=1)
+    servers, restarted = team[:2], Gang(state="run", attempt=1)
+    before = live(make_job, *servers, make_pod(name="0"), progress=said_by("uid-0"))
+    assert (before.phase, before.iteration) == ("Running", 3)
+    stale = live(make_job, *servers, old, new, progress=said_by("uid-0"), gang=restarted, before=before)
+    assert (stale.phase, stale.iteration, stale.accuracy) == ("Starting", 3, 0.5), "what was reached is still shown"
+    assert condition(stale, "LearnerRunning")[:2] == ("False", "Starting")
+    own = live(make_job, *servers, old, new, progress=said_by("uid-1"), gang=restarted, before=stale)
+    assert own.phase == "Running"
+
+
+def test_a_learner_that_takes_a_deleted_one_s_place_has_not_spoken_yet(make_job, make_pod, team) -> None:
+    servers, leaving = team[:2], going(make_pod(name="first"))
+    status = live(make_job, *servers, leaving, make_pod(name="second"), progress=said_by("uid-first"))
+    assert (status.phase, status.iteration) == ("Starting", 0)
+
+
+def test_a_job_made_anew_on_the_volume_of_one_that_succeeded_is_not_done_by_its_word(make_job, team) -> None:
+    done = said_by("uid-of-the-old-job").model_copy(update={"phase": "Succeeded", "iteration": 20})
+    status = live(make_job, *team, progress=done)
+    assert (status.phase, status.iteration) == ("Starting", 0)
+    assert job_status.result(Observed(job=make_job(), pods=team, progress=done), status) == "0 iterations"
+
+
+def said_by(uid: str) -> Progress:
+    return WORKING.model_copy(update={"learner_id": uid})
+
+
+def going(pod: Any) -> Any:
+    pod["metadata"]["deletionTimestamp"] = "2026-03-02T12:00:00Z"
+    return pod
+
+
+@pytest.mark.parametrize("role", ["rollout", "allocator", "learner"])
+@pytest.mark.parametrize("why", ["it is going", "it is another job's"])
+def test_a_pod_that_is_no_longer_the_job_s_is_none_of_its_troubles(
+    make_job, make_pod, team, role: str, why: str
+) -> None:
+    killed = make_pod(role, "0-old", phase="Failed", terminated={"exitCode": 137, "reason": "Error"})
+    if why == "it is going":
+        going(killed)
+    else:
+        killed["metadata"]["labels"]["gvm.rlhflow.dev/job-uid"] = "uid-of-the-old-job"
+    others = [pod for pod in team if role not in pod["metadata"]["name"]]
+    status = live(make_job, *others, killed)
+    verdict, reason, message = condition(status, CONDITIONS[role])
+    assert (verdict, reason) == ("False", "Starting"), message
+    assert getattr(status, role).model_dump() == {"desired": 1, "ready": 0, "failed": 0, "summary": "0/1"}
+    assert live(make_job, killed).phase == "Pending", "no pod of this job has a node"
+
+
 def test_a_gang_runs_when_all_its_pods_do(make_job, make_pod, team) -> None:
     status = live(make_job, *team, progress=WORKING, learner={"replicas": 2})
     assert condition(status, "LearnerRunning") == ("False", "Starting", "1/2 learner pods run")
@@ -123,6 +176,43 @@ def test_the_servers_that_are_ready_are_counted(make_job, make_pod) -> None:
     ready = live(make_job, up, rollout={"replicas": 1})
     assert condition(ready, "RolloutReady") == ("True", "Ready", "1/1 pods are ready")
     assert condition(ready, "AllocatorReady") == ("False", "Starting", "0/1 pods are ready")
+
+
+WAITING = Waiting(who="sampling", target="http://10.0.0.7:8000", cause="Connection refused", since=NOW.timestamp())
+SAYS = "sampling has waited since 2026-03-02T12:00:00Z for http://10.0.0.7:8000: Connection refused"
+
+
+def test_servers_that_the_learner_cannot_reach_are_not_ready_though_their_pods_are(make_job, team) -> None:
+    stuck = live(make_job, *team, progress=WORKING.model_copy(update={"waiting": WAITING}), now=LATER)
+    assert condition(stuck, "RolloutReady") == ("False", "ServersUnreachable", SAYS)
+    assert (stuck.phase, stuck.message, stuck.rollout.summary) == ("Running", SAYS, "1/1")
+    assert condition(stuck, "LearnerRunning")[:2] == ("True", "Running")
+    again = live(make_job, *team, progress=WORKING, before=stuck, now=LATER)
+    assert condition(again, "RolloutReady") == ("True", "Ready", "1/1 pods are ready")
+    assert again.message == "iteration 3 of 20"
+
+
+def test_what_the_learner_waits_for_is_said_while_the_lost_pod_s_replacement_starts(make_job, make_pod, team) -> None:
+    others = [pod for pod in team if "rollout" not in pod["metadata"]["name"]]
+    loading = make_pod("rollout", conditions=[{"type": "PodScheduled", "status": "True"}])
+    status = live(make_job, *others, loading, progress=WORKING.model_copy(update={"waiting": WAITING}))
+    assert condition(status, "RolloutReady") == ("False", "ServersUnreachable", SAYS)
+    assert status.rollout.summary == "0/1"
+
+
+def test_trouble_that_kubernetes_knows_of_says_more_than_that_servers_cannot_be_reached(
+    make_job, make_pod, team
+) -> None:
+    others = [pod for pod in team if "rollout" not in pod["metadata"]["name"]]
+    broken = make_pod("rollout", **TROUBLES["CrashLoopBackOff"])
+    status = live(make_job, *others, broken, progress=WORKING.model_copy(update={"waiting": WAITING}))
+    assert condition(status, "RolloutReady")[1] == "CrashLoopBackOff"
+
+
+def test_the_last_word_of_a_gang_that_failed_is_no_wait(make_job, team) -> None:
+    failed = Gang(state="wait", attempt=0, reason="Error", message="exit code 1")
+    status = live(make_job, *team, progress=WORKING.model_copy(update={"waiting": WAITING}), gang=failed)
+    assert condition(status, "RolloutReady")[:2] == ("True", "Ready")
 
 
 TROUBLES = {
@@ -225,7 +315,7 @@ def test_figures_stand_until_the_learner_knows_others(make_job, team) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_figure_that_json_has_no_room_for_is_none(make_job, team, value: float) -> None:
-    figures = dict.fromkeys(("accuracy", "accept_rate", "samples_per_second", "variance_reduction"), value)
+    figures = dict.fromkeys(("accuracy", "accept_rate", "samples_per_second", "realised_variance_reduction"), value)
     status = live(make_job, *team, progress=WORKING.model_copy(update=figures))
     assert [getattr(status, name) for name in figures] == [None] * 4
     assert status_patch(status)["accuracy"] is None
@@ -295,6 +385,16 @@ def test_the_status_of_a_finished_job_counts_the_pods_that_are_left(make_job, ma
     assert (status.phase, status.learner.failed, status.learner.summary) == ("Failed", 1, "0/0")
 
 
+def test_servers_that_the_clean_up_policy_keeps_are_still_desired(make_job, team) -> None:
+    labels = {"app.kubernetes.io/component": "rollout"}
+    deployment = {"kind": "Deployment", "metadata": {"name": "a-rollout", "labels": labels}, "spec": {"replicas": 2}}
+    observed = Observed(job=make_job(), children=(deployment,), pods=team)
+    kept = job_status.counted(observed, JobStatus(phase="Succeeded"), NOW, keeps_servers=True)
+    assert (kept.rollout.summary, kept.rollout.desired) == ("1/2", 2)
+    freed = job_status.counted(observed, JobStatus(phase="Succeeded"), NOW)
+    assert (freed.rollout.summary, freed.rollout.desired) == ("1/0", 0), "it is still stopping"
+
+
 def test_a_refusal_is_one_transition_however_long_it_lasts_and_ends_with_another(make_job, team) -> None:
     refusal = Refusal(action=Delete(kind="Job", name="x"), message="Job x: forbidden")
     judged = live(make_job, *team)
@@ -317,3 +417,35 @@ def test_a_refusal_after_the_end_does_not_spoil_it() -> None:
 def test_gangs_that_are_equal_but_for_their_attempt_differ_in_their_restarts(make_job) -> None:
     first, second = RUN, replace(RUN, attempt=1)
     assert live(make_job, gang=second) == live(make_job, gang=first).model_copy(update={"restarts": 1})
+
+
+def unjudged(fraction: float | None, iteration: int = 3) -> Progress:
+    said = "my_rewards:score raised ValueError: no digits" if fraction else ""
+    figures = {"iteration": iteration, "unjudged_fraction": fraction, "unjudged_message": said}
+    return WORKING.model_copy(update=figures)
+
+
+def test_a_reward_without_verdicts_is_a_condition_an_event_and_the_message(make_job, team) -> None:
+    before = live(make_job, *team, progress=unjudged(0.0))
+    assert conditions.find(before.conditions, "RewardJudging") is None, "nothing to say of what works"
+    bad = live(make_job, *team, progress=unjudged(0.5), before=before)
+    message = "no verdict on 50 % of the samples of iteration 3: my_rewards:score raised ValueError: no digits"
+    assert condition(bad, "RewardJudging") == ("False", "NoVerdicts", message)
+    assert bad.message == message
+    assert bad.phase == "Running"
+    assert list(events.transitions(before, bad)) == [events.Event(type="Warning", reason="NoVerdicts", message=message)]
+    worse = live(make_job, *team, progress=unjudged(0.6, 4), before=bad)
+    assert "60 % of the samples of iteration 4" in condition(worse, "RewardJudging")[2]
+    assert list(events.transitions(bad, worse)) == [], "the same trouble is one event"
+    well = live(make_job, *team, progress=unjudged(0.0, 5), before=worse)
+    assert condition(well, "RewardJudging") == ("True", "Judging", "every sample has a verdict")
+    assert well.message == "iteration 5 of 20"
+
+
+def test_single_samples_without_a_verdict_are_told_and_no_trouble(make_job, team) -> None:
+    few = live(make_job, *team, progress=unjudged(0.04))
+    assert condition(few, "RewardJudging")[:2] == ("True", "Judging")
+    assert condition(few, "RewardJudging")[2].startswith("no verdict on 4.0 % of the samples of iteration 3: my_rew")
+    assert few.message == "iteration 3 of 20"
+    away = live(make_job, *team, before=few)
+    assert condition(away, "RewardJudging") == condition(few, "RewardJudging"), "as it stood, where nobody can be asked"

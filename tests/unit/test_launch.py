@@ -58,6 +58,7 @@ def launch(tmp_path: Path, **environment: str) -> tuple[int, dict[str, Any]]:
         "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "GVM_JOB_FILE": str(tmp_path / "job.yaml"),
         "GVM_RUN_DIR": str(tmp_path),
+        "GVM_LEARNER_ID": "pod-uid",
         "GVM_ALLOCATOR_URL": "http://allocator:8001",
         "GVM_ALLOCATOR_TOKEN": "secret",
         "GVM_ROLLOUT_URLS": "http://rollout:8000",

@@ -1,15 +1,19 @@
 """A whole local run with fake processes: podTemplates replace the rendered commands by tiny programs.
 
 Cases: success · restarts within and beyond backoffLimit · a gang of two · a server that dies once, or for ever ·
-deadlines · a command that cannot be started · variables of a cluster · interrupt, kill -9 and what is left behind.
+deadlines · a command that cannot be started · variables of a cluster · interrupt, kill -9 and what is left behind ·
+ports that others took · temporary folders · files that cannot be read or written.
 """
 
 import ast
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,9 +26,9 @@ import yaml
 from gvm_api.load import InvalidJobError, validate_job
 from gvm_api.spec import GVMTrainingJob
 from gvm_api.status import JobStatus
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_cli import processes, run_directory
-from gvm_cli.local import LocalRun, RunFailedError, free_ports
+from gvm_cli.local import LocalRun, RunFailedError
 
 SERVE = "import time, os; print('serving', os.environ.get('GVM_PORT'), flush=True)\nwhile True: time.sleep(1)"
 ATTEMPT = (
@@ -44,6 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         progress = {"phase": "Running", "stage": "train", "iteration": 3, "maxIterations": 7, "step": 12}
         progress["accuracy"] = 0.75
+        progress["waiting"] = {"who": "sampling", "target": "http://127.0.0.1:1", "cause": "refused", "since": 9.0}
         self.wfile.write(json.dumps(progress).encode())
     def log_message(self, *_): pass
 http.server.HTTPServer((os.environ["GVM_HOST"], int(os.environ["GVM_PORT"])), Handler).serve_forever()
@@ -118,7 +123,7 @@ def test_a_run_starts_what_is_rendered_and_ends_with_its_learner(tmp_path: Path)
     assert (status.phase, status.restarts, status.message) == ("Succeeded", 0, "")
     assert run_directory.read_status(tmp_path) == status
     assert status.completion_time is not None
-    assert (status.rollout.desired, status.rollout.ready, status.learner.desired) == (2, 0, 1)
+    assert (status.rollout.desired, status.rollout.ready, status.learner.desired) == (0, 0, 0)
     environment = ast.literal_eval(log(tmp_path, "learner-0"))
     ports = [environment["GVM_ALLOCATOR_URL"], *environment["GVM_ROLLOUT_URLS"].split(",")]
     assert len(set(ports)) == 3
@@ -139,7 +144,9 @@ def test_a_learner_that_fails_twice_is_restarted_twice_and_succeeds(tmp_path: Pa
     assert log(tmp_path, "learner-0").split("\n") == ["attempt 1", "attempt 2", "attempt 3", ""]
     assert log(tmp_path, "allocator").count("serving") == 1, "servers stay up"
     assert any(
-        message.startswith(f"learner-0 ended with exit code 7; see {tmp_path}/logs/learner-0.log; the learner restarts")
+        message.startswith(
+            f"learner-0 ended with exit code 7: attempt 1; see {tmp_path}/logs/learner-0.log; the learner"
+        )
         for message in seen
     )
 
@@ -149,7 +156,7 @@ def test_a_learner_that_fails_too_often_fails_the_run_with_code_log_and_last_lin
     with pytest.raises(RunFailedError) as raised:
         run_of(job, tmp_path).execute()
     first, *rest = str(raised.value).splitlines()
-    assert first == f"learner-0 ended with exit code 1; see {tmp_path}/logs/learner-0.log (restarts: 1)"
+    assert first == f"learner-0 ended with exit code 1: out of memory; see {tmp_path}/logs/learner-0.log (restarts: 1)"
     assert rest == ["attempt 1", "out of memory", "attempt 2", "out of memory"]
     status = run_directory.read_status(tmp_path)
     assert (status.phase, status.restarts, status.message) == ("Failed", 1, first)
@@ -168,7 +175,7 @@ def test_one_failure_restarts_the_whole_gang(tmp_path: Path) -> None:
         "failed.touch(); sys.exit(1)\n"
     )
     status = run_of(job_of(learner=code, replicas={"learner": 2}), tmp_path).execute()
-    assert (status.phase, status.restarts, status.learner.desired) == ("Succeeded", 1, 2)
+    assert (status.phase, status.restarts, status.learner.desired) == ("Succeeded", 1, 0)
     assert log(tmp_path, "learner-0").split("\n") == ["rank 0", "rank 0", ""]
     assert log(tmp_path, "learner-1").split("\n") == ["rank 1", "rank 1", ""]
 
@@ -187,16 +194,29 @@ def test_a_server_that_dies_is_started_again_on_the_same_port(tmp_path: Path) ->
     ports = [line.split()[1] for line in log(tmp_path, "allocator").splitlines() if line.startswith("up")]
     assert len(ports) == 2
     assert ports[0] == ports[1]
-    assert "allocator ended with exit code 9 and is started again" in seen
+    assert (
+        f"allocator ended with exit code 9: up {ports[0]}; see {tmp_path}/logs/allocator.log; it starts again in 1 s"
+        in seen
+    )
 
 
 def test_a_server_that_dies_for_ever_fails_the_run(tmp_path: Path) -> None:
     job = job_of(learner="import time; time.sleep(3600)", rollout="import sys; sys.exit('no memory')")
+    seen: list[str] = []
     with pytest.raises(RunFailedError) as raised:
-        run_of(job, tmp_path).execute()
+        LocalRun(
+            job=job,
+            run_dir=tmp_path,
+            on_poll=lambda status, _: seen.append(status.message),
+            clock=lambda: 20 * time.monotonic(),
+        ).execute()
     first, *rest = str(raised.value).splitlines()
-    assert first == f"rollout-0 ended 6 times, last with exit code 1; see {tmp_path}/logs/rollout-0.log"
+    end = f"rollout-0 ended with exit code 1: no memory; see {tmp_path}/logs/rollout-0.log"
+    assert first == f"{end} (after 5 restarts)"
     assert rest == ["no memory"] * 6
+    assert list(dict.fromkeys(filter(None, seen))) == [
+        f"{end}; it starts again in {pause} s" for pause in (1, 2, 4, 8, 16)
+    ]
     assert run_directory.read_status(tmp_path).phase == "Failed"
 
 
@@ -230,9 +250,24 @@ def test_the_startup_deadline_no_longer_counts_once_the_learner_runs_and_its_pro
     status = run.execute()
     assert status.phase == "Succeeded"
     assert (status.iteration, status.max_iterations, status.step, status.accuracy) == (3, 7, 12, 0.75)
+    waiting = Waiting(who="sampling", target="http://127.0.0.1:1", cause="refused", since=9.0)
     assert seen[-1][1] == Progress(
-        phase="Running", stage="train", iteration=3, max_iterations=7, step=12, accuracy=0.75
+        phase="Running", stage="train", iteration=3, max_iterations=7, step=12, accuracy=0.75, waiting=waiting
     )
+    assert run_directory.read_status(tmp_path) == status
+
+
+def test_an_earlier_run_s_last_word_does_not_make_this_one_run(tmp_path: Path) -> None:
+    learner = "import os, time; print(os.environ['GVM_LEARNER_ID']); time.sleep(3)"
+    remembers = ALLOCATOR.replace('["accuracy"] = 0.75', '["learnerId"] = "of-the-run-before"')
+    phases: list[tuple[str, int]] = []
+    run = run_of(
+        job_of(learner=learner, allocator=remembers), tmp_path, lambda s, _: phases.append((s.phase, s.iteration))
+    )
+    run.execute()
+    assert ("Starting", 3) in phases, "it was heard"
+    assert "Running" not in dict(phases)
+    assert len(log(tmp_path, "learner-0").strip()) == 16
 
 
 def test_a_command_that_cannot_be_started_fails_the_run(tmp_path: Path) -> None:
@@ -281,7 +316,7 @@ def test_an_interrupted_run_is_suspended_and_all_processes_are_gone(tmp_path: Pa
     status = run_directory.read_status(tmp_path)
     assert status.phase == "Suspended"
     assert status.message == "interrupted; run the same command to resume"
-    assert (status.rollout.ready, status.learner.ready) == (0, 0)
+    assert (status.rollout.summary, status.learner.summary) == ("0/0", "0/0"), "its processes are freed"
     assert len(pids) == 3
     assert all(is_gone(pid) for pid in pids)
     assert not (tmp_path / "processes.json").exists()
@@ -314,6 +349,11 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[
         runner.kill()
         runner.wait()
         processes.end_recorded(run_dir / "processes.json")
+        # A run looks for its servers' engines every 15 s, so one that came up late may not be recorded yet.
+        texts = [path.read_text() for path in logs if path.exists()]
+        for pid in (int(text.split()[0]) for text in texts if text.endswith("\n")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -344,23 +384,19 @@ def test_after_kill_9_children_end_and_the_next_run_ends_what_is_left(
 ) -> None:
     runner, run_dir, (learner, engine) = running
     recorded = run_dir / "processes.json"
-    wait_for(lambda: any(entry["pid"] == engine for entry in json.loads(recorded.read_text())))
+    wait_for(lambda: any(entry["pid"] == engine for entry in json.loads(recorded.read_text())["processes"]))
     runner.kill()
     runner.wait()
     wait_for(lambda: is_gone(learner))
     assert not is_gone(engine), "it ignores SIGTERM, and its parent's end is not its own"
+    owners = Path(tempfile.gettempdir()).glob("gvm-run-*/owner")
+    (folder,) = (path.parent for path in owners if path.read_text() == f"{run_dir}\n")
     assert run_directory.read_status(run_dir).phase in ("Starting", "Running")
     done = validate_job(manifest(learner="print('resumed')", rollout=SERVE))
     status = run_of(done, run_dir).execute()
     assert status.phase == "Succeeded"
     assert is_gone(engine)
-
-
-def test_free_ports_differ_and_can_be_bound() -> None:
-    ports = free_ports(50)
-    assert len(set(ports)) == 50
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", ports[0]))
+    assert not folder.exists()
 
 
 def test_a_learner_that_cannot_use_its_input_is_not_started_again(tmp_path: Path) -> None:
@@ -409,3 +445,162 @@ def test_a_run_that_is_resumed_keeps_its_beginning_and_its_restarts_but_not_thei
     (tmp_path / "attempts").write_text("1")
     status = run_of(job, tmp_path).execute()
     assert (status.phase, status.restarts, status.start_time) == ("Succeeded", 4, "2026-01-01T00:00:00Z")
+
+
+def test_a_server_s_message_names_the_error_that_ended_it(tmp_path: Path) -> None:
+    vllm = (
+        "import sys\n"
+        "print('(EngineCore pid=7) ERROR 11-21 14:23:44 [core.py:1510] ValueError: no room for the KV cache')\n"
+        "sys.exit('RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}')\n"
+    )
+    seen: list[str] = []
+
+    def leave(status: JobStatus, _: object) -> None:
+        if status.message:
+            seen.append(status.message)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_of(job_of(learner=FOREVER, rollout=vllm), tmp_path, leave).execute()
+    assert seen == [
+        f"rollout-0 ended with exit code 1: ValueError: no room for the KV cache; see {tmp_path}/logs/rollout-0.log; "
+        "it starts again in 1 s"
+    ]
+
+
+def allocator_port(run: LocalRun) -> int:
+    return int(run.page_url.split("/")[2].partition(":")[2])
+
+
+def test_a_server_whose_port_was_taken_meanwhile_waits_for_it_and_names_who_holds_it(tmp_path: Path) -> None:
+    learner = (
+        "import os, pathlib, time\n"
+        "attempts = pathlib.Path(os.environ['GVM_RUN_DIR'], 'attempts')\n"
+        "while not attempts.exists() or attempts.read_text() != '2': time.sleep(0.05)\n"
+    )
+    allocator = ATTEMPT + "if attempt == 1: sys.exit(9)\ntime.sleep(3600)"
+    held: list[socket.socket] = []
+    seen: list[str] = []
+
+    def poll(status: JobStatus, _: object) -> None:
+        seen.append(status.message)
+        if status.message and not held:
+            held.append(socket.create_server(("127.0.0.1", allocator_port(run))))
+        elif "is taken by" in status.message:
+            held[0].close()
+
+    run = run_of(job_of(learner=learner, allocator=allocator), tmp_path, poll)
+    assert run.execute().phase == "Succeeded"
+    me = psutil.Process()
+    taken = dict.fromkeys(message for message in seen if "is taken by" in message)
+    assert list(taken) == [
+        f"allocator: its port {allocator_port(run)} is taken by {me.name()} (pid {me.pid}); end that, or run the same "
+        "command again, which resumes with other ports; it starts again in 2 s"
+    ]
+
+
+def test_a_port_that_was_taken_before_the_start_fails_the_run_and_nothing_is_started(tmp_path: Path) -> None:
+    run = run_of(job_of(learner="pass"), tmp_path)
+    port = allocator_port(run)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(RunFailedError, match=rf"^allocator: its port {port} is taken by .* \(pid \d+\); end that, or"),
+    ):
+        run.execute()
+    assert not (tmp_path / "logs").exists()
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+KEEPS = (
+    "import os, pathlib, tempfile\n"
+    "pathlib.Path(tempfile.mkdtemp(prefix='torchelastic_'), 'weights').write_text('much')\n"
+    "print(tempfile.gettempdir(), flush=True)\n"
+)
+KEPT_BY_ALL = (
+    "import time\n"
+    "logs = [pathlib.Path(os.environ['GVM_RUN_DIR'], 'logs', name) for name in ('rollout-0.log', 'allocator.log')]\n"
+    "while not all(log.exists() and log.read_text() for log in logs): time.sleep(0.05)\n"
+)
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(1)"])
+def test_all_temporary_files_of_a_run_are_in_one_folder_that_goes_with_it(tmp_path: Path, end: str) -> None:
+    learner = KEEPS + KEPT_BY_ALL + end
+    job = job_of(learner=learner, rollout=KEEPS + SERVE, allocator=KEEPS + SERVE, policy={"backoffLimit": 0})
+    with contextlib.suppress(RunFailedError):
+        run_of(job, tmp_path).execute()
+    folders = {log(tmp_path, name).splitlines()[0] for name in ("learner-0", "rollout-0", "allocator")}
+    assert len(folders) == 1
+    (folder,) = map(Path, folders)
+    assert folder.name.startswith("gvm-run-")
+    assert not folder.exists()
+
+
+def test_a_job_s_own_temporary_folder_stays(tmp_path: Path) -> None:
+    wish = manifest(learner="import tempfile; print(tempfile.gettempdir())")
+    wish["spec"]["learner"]["env"] = [{"name": "TMPDIR", "value": str(tmp_path)}]
+    run_of(validate_job(wish), tmp_path).execute()
+    assert log(tmp_path, "learner-0") == f"{tmp_path}\n"
+    assert tmp_path.exists()
+
+
+def test_a_record_of_processes_that_was_damaged_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text("")
+    seen: list[str] = []
+    learner = "import time; time.sleep(1)"
+    status = run_of(job_of(learner=learner), tmp_path, lambda status, _: seen.append(status.message)).execute()
+    assert status.phase == "Succeeded"
+    assert seen[0].startswith(f"{tmp_path}/processes.json: was damaged, so processes that a killed run left")
+
+
+LAST_WORDS = "log = pathlib.Path(os.environ['GVM_TERMINATION_LOG'])\nassert not log.exists(), 'of another gang'\n"
+
+
+def test_a_learner_s_own_words_stand_in_the_message(tmp_path: Path) -> None:
+    code = ATTEMPT + LAST_WORDS + "log.write_text(f'RuntimeError: no luck the {attempt}. time')\nsys.exit(1)"
+    seen: list[str] = []
+    with pytest.raises(RunFailedError) as raised:
+        run_of(
+            job_of(learner=code, policy={"backoffLimit": 1}), tmp_path, lambda status, _: seen.append(status.message)
+        ).execute()
+    path = f"{tmp_path}/logs/learner-0.log"
+    first = f"learner-0 ended with exit code 1: RuntimeError: no luck the 1. time; see {path}; the learner restarts"
+    assert any(message.startswith(first) for message in seen)
+    message = f"learner-0 ended with exit code 1: RuntimeError: no luck the 2. time; see {path} (restarts: 1)"
+    assert str(raised.value).splitlines()[0] == message
+    assert run_directory.read_status(tmp_path).message == message
+
+
+def test_a_full_disk_fails_the_run_at_once_in_the_learner_s_words(tmp_path: Path) -> None:
+    words = "iteration-000004 cannot be written: No space left on device"
+    code = ATTEMPT + LAST_WORDS + f"log.write_text('StorageUnusable: {words}')\nsys.exit(1)"
+    with pytest.raises(RunFailedError, match=f"^{words}$"):
+        run_of(job_of(learner=code, policy={"backoffLimit": 5}), tmp_path).execute()
+    status = run_directory.read_status(tmp_path)
+    assert (status.phase, status.restarts, status.message) == ("Failed", 0, words)
+
+
+def test_a_status_that_found_no_room_is_written_once_there_is(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time\n"
+        "status = pathlib.Path(os.environ['GVM_RUN_DIR'], 'status.json')\n"
+        "status.unlink(); status.mkdir()\n"  # no file can take its place
+        "time.sleep(1.5); status.rmdir(); sys.exit(1)\n"
+    )
+    with pytest.raises(RunFailedError, match=r"^learner-0 ended with exit code 1"):
+        run_of(job_of(learner=code, policy={"backoffLimit": 0}, allocator=ALLOCATOR), tmp_path).execute()
+    assert run_directory.read_status(tmp_path).phase == "Failed"
+
+
+def test_what_the_learner_warns_of_is_passed_on_once(tmp_path: Path) -> None:
+    said = 'progress |= {"message": "6 is damaged", "unjudgedFraction": 0.5}'
+    learner = ATTEMPT + "time.sleep(2 if attempt == 2 else 1); sys.exit(attempt == 1)"
+    seen: list[str] = []
+    status = run_of(
+        job_of(learner=learner, allocator=ALLOCATOR.replace('progress["accuracy"] = 0.75', said)),
+        tmp_path,
+        lambda status, _: seen.append(status.message),
+    ).execute()
+    told = [message for number, message in enumerate(seen) if message != seen[number - 1]]
+    assert [message[:12] for message in told if message] == ["6 is damaged", "learner-0 en"]
+    assert run_directory.read_status(tmp_path) == status

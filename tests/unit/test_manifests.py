@@ -21,6 +21,7 @@ from gvm_operator.site import Images, cluster_site
 ROOT = Path(__file__).parents[2]
 JOB_FILES = {"arithmetic": ROOT / "examples/arithmetic.yaml", "rich": ROOT / "tests/golden/rich.job.yaml"}
 TOKEN = "7h3-t0k3n"
+POD = {"metadata.uid": "pod-uid"}
 
 
 def children_of(job: GVMTrainingJob, token: str = TOKEN) -> list[dict[str, Any]]:
@@ -192,9 +193,17 @@ def resolved(container: dict[str, Any], children: list[dict[str, Any]]) -> dict[
     for entry in container["env"]:
         if "value" in entry:
             variables[entry["name"]] = entry["value"]
+        elif (field := entry["valueFrom"].get("fieldRef")) is not None:
+            variables[entry["name"]] = POD[field["fieldPath"]]
         elif (reference := entry["valueFrom"]["secretKeyRef"])["name"] in secrets:
             variables[entry["name"]] = secrets[reference["name"]][reference["key"]]
     return variables
+
+
+def test_a_pod_that_is_told_to_go_while_it_loads_does_not_sit_out_its_grace_period(job: GVMTrainingJob) -> None:
+    """As process 1, a program without a handler for SIGTERM would ignore it."""
+    for workload in workloads(children_of(job)).values():
+        assert workload["spec"]["template"]["spec"]["shareProcessNamespace"] is True
 
 
 def test_the_learner_finds_every_variable_that_it_reads(job: GVMTrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +212,7 @@ def test_the_learner_finds_every_variable_that_it_reads(job: GVMTrainingJob, mon
     for name, value in resolved(container, children).items():
         monkeypatch.setenv(name, value)
     settings = env.learner_env()
+    assert settings.learner_id == "pod-uid", "another one's word is not this one's"
     assert settings.allocator_token == TOKEN
     assert settings.rollout_urls[0].startswith("dns+http://")
     services = {c["metadata"]["name"]: c["spec"]["ports"] for c in children if c["kind"] == "Service"}

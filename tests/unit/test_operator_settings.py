@@ -21,7 +21,7 @@ def test_without_variables_the_defaults_hold() -> None:
     settings = read_settings({})
     assert settings == Settings()
     assert settings.images == Images()
-    assert settings.neighbours == Neighbours(operator="default")
+    assert settings.neighbours == Neighbours(operator="")
     assert settings.allocator_url.format(name="a", namespace="ml") == "http://a-allocator.ml.svc:8000"
     assert (settings.resync_seconds, settings.progress_seconds, settings.workers) == (60, 10, 8)
     assert (settings.health_port, settings.metrics_port) == (8080, 9090)
@@ -37,6 +37,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "IMAGE_PULL_SECRETS": ("one,two", ("one", "two")),
     "TOKEN_KEY_FILE": ("/run/key", Path("/run/key")),
     "ALLOCATOR_URL": ("http://127.0.0.1:8001/{namespace}/{name}", "http://127.0.0.1:8001/{namespace}/{name}"),
+    "SERVE_OWN_NAMESPACE": ("true", True),
     "NETWORK_POLICIES": ("false", False),
     "MONITORING_NAMESPACE": ("monitoring", "monitoring"),
     "RESYNC_SECONDS": ("0.5", 0.5),
@@ -73,6 +74,13 @@ def test_what_jobs_pods_get_is_put_together() -> None:
     assert settings.neighbours is None
     with_policies = settings.model_copy(update={"network_policies": True})
     assert with_policies.neighbours == Neighbours(operator="gvm-system", monitoring="monitoring")
+
+
+def test_no_job_is_run_in_the_operator_s_own_namespace_unless_that_is_asked_for() -> None:
+    assert read_settings({"GVM_OPERATOR_NAMESPACE": "gvm-system"}).closed_namespace == "gvm-system"
+    assert read_settings({}).closed_namespace == "", "outside of a cluster it has none"
+    asked = {"GVM_OPERATOR_NAMESPACE": "gvm-system", "GVM_OPERATOR_SERVE_OWN_NAMESPACE": "true"}
+    assert read_settings(asked).closed_namespace == ""
 
 
 @pytest.mark.parametrize(

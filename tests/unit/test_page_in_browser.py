@@ -1,12 +1,12 @@
 """Pages in a real browser: nothing is fetched, nothing sticks out on a phone, dark mode and paper look as such."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import CHROMIUM, NO_CHROMIUM, NO_PLAYWRIGHT
 
 from gvm_cli.page import Card, cards, definitions, page, paragraph, plots, preformatted, section, table, tiles
 from gvm_cli.plots import add_legend, finished, new_figure
@@ -14,16 +14,14 @@ from gvm_cli.plots import add_legend, finished, new_figure
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WHITE, DARK = "rgb(255, 255, 255)", "rgb(21, 21, 24)"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    reason = "needs Chromium and playwright; install the package chromium and pip install playwright"
-    api = pytest.importorskip("playwright.sync_api", reason=reason)
+    api = pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
     if CHROMIUM is None:
-        pytest.skip(reason)
+        pytest.skip(NO_CHROMIUM)
     with api.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started

@@ -256,6 +256,12 @@ def test_a_gvm_plan_predicts_less_variance_than_the_uniform_one_and_spends_on_th
     assert plan.predicted_variance_uniform == pytest.approx((9 / (8 * 0.2) + 1 / (8 * 0.9)) / 4)
 
 
+def test_a_uniform_plan_of_one_sample_per_prompt_gives_each_prompt_one() -> None:
+    plan = plan_of(AllocationSpec(policy="uniform", samples_per_prompt=1), ("hard", "easy", "hopeless"), 3)
+    assert plan.sample_sizes == (1, 1, 1)
+    assert plan.predicted_variance == plan.predicted_variance_uniform
+
+
 def test_a_plan_counts_prompts_at_floor_and_cap() -> None:
     plan = plan_of(AllocationSpec(**PAPER, samples_per_prompt=6, max_samples=9), ("hard", "easy", "hopeless"), 13)
     assert sum(plan.sample_sizes) == 13

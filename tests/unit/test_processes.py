@@ -210,7 +210,7 @@ def test_what_was_recorded_and_still_runs_is_ended_with_its_children(
 ) -> None:
     process, path = start("import time; time.sleep(0.5)\n" + GRANDCHILD + FOREVER), tmp_path / "processes.json"
     processes.record([process], path)
-    assert [entry["pid"] for entry in json.loads(path.read_text())] == [process.popen.pid]
+    assert [entry["pid"] for entry in json.loads(path.read_text())["processes"]] == [process.popen.pid]
     (later,) = pids_in(process.log)
     assert processes.end_recorded(path) == 2
     assert process.popen.wait() == -9
@@ -228,7 +228,7 @@ def test_a_recycled_number_and_ourselves_are_not_ended(tmp_path: Path, start: Ca
         {"pid": we.pid, "create_time": we.create_time() + 3600},
         {"pid": 2**22 + 1, "create_time": 0.0},
     ]
-    path.write_text(json.dumps(entries))
+    path.write_text(json.dumps({"processes": entries, "segments": []}))
     assert processes.end_recorded(path) == 0
     assert other.exit_code is None
 
@@ -236,9 +236,92 @@ def test_a_recycled_number_and_ourselves_are_not_ended(tmp_path: Path, start: Ca
 def test_a_clock_that_was_set_meanwhile_does_not_hide_a_leftover(tmp_path: Path, start: Callable[..., Process]) -> None:
     process, path = start(FOREVER), tmp_path / "processes.json"
     born = psutil.Process(process.popen.pid).create_time()
-    path.write_text(json.dumps([{"pid": process.popen.pid, "create_time": born + 1.0}]))
+    entry = {"pid": process.popen.pid, "create_time": born + 1.0}
+    path.write_text(json.dumps({"processes": [entry], "segments": []}))
     assert processes.end_recorded(path) == 1
     assert process.popen.wait() == -9
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"processes": [{"pid": "x"}], "segments": []}'])
+def test_a_record_that_was_damaged_is_named_and_no_longer_in_the_way(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "processes.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"processes\.json: was damaged, so processes that a killed run left, if any"):
+        processes.end_recorded(path)
+    assert processes.end_recorded(path) == 0
+
+
+SEGMENT = (
+    "from multiprocessing import resource_tracker, shared_memory\n"
+    "segment = shared_memory.SharedMemory(create=True, size=64)\n"
+    "resource_tracker.unregister(segment._name, 'shared_memory')\n"  # nobody is left to clear up, as after kill -9
+    "print(segment.name, flush=True)\n"
+)
+on_linux = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+
+
+def segment_of(process: Process) -> Path:
+    return Path("/dev/shm", wait_for(process.log.read_text).strip())
+
+
+@on_linux
+def test_shared_memory_goes_with_its_process_unless_another_has_it_too(
+    tmp_path: Path, start: Callable[..., Process]
+) -> None:
+    owner = start(SEGMENT + FOREVER)
+    name = segment_of(owner)
+    borrow = f"from multiprocessing import shared_memory\nkept = shared_memory.SharedMemory({name.name!r})\n"
+    borrower = start(borrow + "print(1, flush=True)\n" + FOREVER)
+    pids_in(borrower.log)
+    processes.stop([owner])
+    assert name.exists()
+    processes.stop([borrower])
+    assert not name.exists()
+
+
+@on_linux
+def test_shared_memory_that_was_recorded_is_removed_after_a_crash(
+    tmp_path: Path, start: Callable[..., Process]
+) -> None:
+    process, path = start(SEGMENT + FOREVER), tmp_path / "processes.json"
+    name = segment_of(process)
+    processes.record([process], path)
+    process.popen.kill()
+    process.popen.wait()
+    assert name.exists()
+    processes.end_recorded(path)
+    assert not name.exists()
+
+
+@on_linux
+def test_a_recorded_path_elsewhere_is_not_removed(tmp_path: Path) -> None:
+    path, file = tmp_path / "processes.json", tmp_path / "mine"
+    file.write_text("")
+    path.write_text(json.dumps({"processes": [], "segments": [str(file), f"/dev/shm/../..{file}"]}))
+    processes.end_recorded(path)
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ValueError('no such\\nmodel')", "p0 ended with exit code 1: ValueError: no such"),
+        ("print('loading', flush=True); raise SystemExit(3)", "p0 ended with exit code 3: loading"),
+        ("raise SystemExit(3)", "p0 ended with exit code 3"),
+        ("import os; print('OSError: old'); os.kill(os.getpid(), 9)", "p0 was ended by SIGKILL"),
+    ],
+)
+def test_how_a_process_ended_is_told_in_a_line(start: Callable[..., Process], code: str, words: str) -> None:
+    process = start(code)
+    process.popen.wait()
+    assert process.end_in_words() == f"{words}; see {process.log}"
+
+
+def test_only_its_own_part_of_the_log_tells_how_it_ended(tmp_path: Path) -> None:
+    for code in ("raise ValueError('old')", "raise SystemExit(3)"):
+        process = processes.start("a", ["python", "-c", code], {}, log=tmp_path / "a.log")
+        process.popen.wait()
+    assert process.end_in_words() == f"a ended with exit code 3; see {tmp_path}/a.log"
 
 
 RUNNER = """

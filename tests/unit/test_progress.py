@@ -111,11 +111,11 @@ def test_an_answer_that_is_no_progress_is_an_unknown(allocator: Allocator, conte
 
 
 def test_a_figure_that_is_not_finite_arrives_as_what_it_is(allocator: Allocator) -> None:
-    allocator.content = b'{"phase": "Running", "accuracy": "NaN", "varianceReduction": "-Infinity"}'
+    allocator.content = b'{"phase": "Running", "accuracy": "NaN", "realisedVarianceReduction": "-Infinity"}'
     progress = read(allocator)
     assert progress is not None
     assert progress.accuracy != progress.accuracy
-    assert progress.variance_reduction == float("-inf")
+    assert progress.realised_variance_reduction == float("-inf")
 
 
 def test_nobody_listening_is_an_unknown() -> None:

@@ -37,9 +37,13 @@ def test_a_reason_stands_in_for_a_message_that_is_missing(make_pod) -> None:
 
 def test_a_crash_loop_tells_how_the_container_ended_last(make_pod) -> None:
     waiting = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}
-    last = {"exitCode": 1, "reason": "Error", "message": "Traceback\n  ...\nValueError: no CUDA device"}
+    last = {
+        "exitCode": 1,
+        "reason": "Error",
+        "message": "Traceback (most recent call last):\n  ...\nValueError: no CUDA device",
+    }
     pod = make_pod("rollout", waiting=waiting, last=last)
-    message = "pod a-rollout-x: Error, exit code 1: Traceback ... ValueError: no CUDA device"
+    message = "pod a-rollout-x: Error, exit code 1: ValueError: no CUDA device"
     assert trouble([pod]) == Trouble(reason="CrashLoopBackOff", message=message)
     nothing_known = trouble([make_pod("rollout", waiting=waiting)])
     assert nothing_known == Trouble(
@@ -120,13 +124,13 @@ def test_a_gang_failed_by_what_ended_first_since_the_others_fail_by_it(make_pod)
     assert failure([untimed, *victims]).message.startswith("pod a-1:")
 
 
-def test_a_last_word_is_one_line_of_300_characters_at_most(make_pod) -> None:
-    word = "start " + "x" * 5000 + "\nend"
+def test_a_last_word_is_the_exception_s_own_on_one_line_of_800_characters_at_most(make_pod) -> None:
+    frames = '  File "/a.py", line 1, in f\n    g()\n' * 40
+    word = f"Traceback (most recent call last):\n{frames}OSError: disk\nfull " + "x" * 5000
     found = trouble([make_pod(terminated={"exitCode": 1, "reason": "Error", "message": word})])
-    assert "\n" not in found.message
-    assert len(found.message) < 350
-    assert found.message.startswith("pod a-learner-x: Error, exit code 1: start xxx")
-    assert found.message.endswith("xxx end")
+    assert found.message.startswith("pod a-learner-x: Error, exit code 1: OSError: disk full xxx")
+    assert found.message.endswith("xxx…")
+    assert len(found.message) == len("pod a-learner-x: Error, exit code 1: ") + 800
 
 
 def test_a_termination_message_is_found_by_its_beginning(make_pod) -> None:

@@ -10,6 +10,7 @@ operators     one that is new in the middle of a life; two that alternate, each 
 at random     see test_reconcile_at_random.py
 """
 
+import copy
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from gvm_api import yaml_format
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
 from gvm_operator.actions import Create, Delete, DeleteJob, Patch, describe
 
 ALL_KINDS = ("ConfigMap", "Deployment", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Secret", "Service")
@@ -224,6 +225,25 @@ def test_a_run_goes_through_its_phases_to_success_and_frees_its_servers(cluster,
     assert cluster.names("Job") == ["a-learner-0"], "for whoever wants to look"
     assert operator.refresh().look().actions == ()
     assert operator.decision.look_again_at is None
+
+
+def test_a_run_that_waits_for_a_lost_server_says_so_once_and_says_when_it_goes_on(cluster, operator, make_job) -> None:
+    start(cluster, operator, make_job)
+    waiting = Waiting(who="sampling", target="http://10.0.0.7:8000", cause="timed out", since=cluster.now.timestamp())
+    statuses = []
+    for progress in (WORKING.model_copy(update={"waiting": waiting}), WORKING):
+        operator.progress = progress
+        for _ in range(3):
+            cluster.wait(10)
+            operator.refresh().look()
+            statuses.append(copy.deepcopy(cluster.status()))
+        found = cluster.condition("RolloutReady")
+        if progress.waiting:
+            message = "sampling has waited since 2026-03-02T12:00:04Z for http://10.0.0.7:8000: timed out"
+            assert (found["status"], found["reason"], found["message"]) == ("False", "ServersUnreachable", message)
+    assert (found["status"], found["reason"]) == ("True", "Ready")
+    assert {status["phase"] for status in statuses} == {"Running"}
+    assert statuses[0] == statuses[2] != statuses[3] == statuses[5], "written where it begins and where it ends"
 
 
 def test_the_end_waits_for_the_learner_s_last_word_but_half_a_minute_at_most(cluster, operator, make_job) -> None:
@@ -572,6 +592,50 @@ def test_the_startup_deadline_counts_from_when_the_learner_stopped_running_the_b
     assert operator.decision.look_again_at == stopped + timedelta(seconds=10 + 600)
 
 
+@pytest.mark.parametrize("how", ["restarted", "resumed"])
+def test_a_gang_that_starts_again_runs_by_its_own_word_and_has_the_deadline_until_then(
+    cluster, operator, make_job, how: str
+) -> None:
+    start(cluster, operator, make_job, runPolicy={"startupDeadlineSeconds": 600})
+    (pod,) = cluster.pods("learner")
+    operator.progress = stale = WORKING.model_copy(update={"learner_id": pod["metadata"]["uid"]})
+    operator.run(1)
+    assert cluster.status()["phase"] == "Running"
+    if how == "restarted":
+        fail_gang(cluster, operator)
+        cluster.wait(10)
+    else:
+        cluster.edit("runPolicy", suspend=True)
+        operator.run(3)
+        cluster.edit("runPolicy", suspend=False)
+    operator.run(4)
+    assert cluster.status()["rollout"]["summary"] == "1/1"
+    assert cluster.status()["learner"]["summary"] == "1/1"
+    assert (cluster.status()["phase"], cluster.status()["iteration"]) == ("Starting", 3)
+    assert operator.decision.look_again_at is not None, "its start has a deadline"
+    (newest,) = cluster.active_pods("learner")
+    operator.progress = stale.model_copy(update={"learner_id": newest["metadata"]["uid"]})
+    operator.run(1)
+    assert cluster.status()["phase"] == "Running"
+    operator.progress = stale
+    cluster.end("learner", 0)
+    cluster.step()
+    assert operator.refresh().look().wants_progress, "and ends by its own"
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_not_in_the_status(cluster, operator, make_job) -> None:
+    start(cluster, operator, make_job)
+    cluster.end("rollout", 1, message="of the job before")
+    (old,) = cluster.pods("rollout")
+    cluster.delete("GVMTrainingJob", "default", "a")
+    cluster.objects["Pod", "default", old["metadata"]["name"]] = old  # as long as its node has not answered
+    operator.progress = None
+    cluster.apply(make_job())
+    operator.refresh().look()
+    assert cluster.status()["rollout"] == {"desired": 1, "ready": 0, "failed": 0, "summary": "0/1"}
+    assert cluster.condition("RolloutReady")["reason"] == "Starting"
+
+
 # --- after the end ----------------------------------------------------------------------------------------------
 
 END = {
@@ -772,6 +836,31 @@ def test_an_invalid_job_is_refused_with_its_field_and_starts_when_it_is_mended(c
     assert len(operator.refresh().look().actions) == 12
     assert cluster.condition("Accepted")["status"] == "True"
     assert cluster.status()["message"] != accepted["message"]
+
+
+def test_a_job_in_the_operator_s_own_namespace_is_refused_and_makes_nothing(cluster, make_operator, make_job) -> None:
+    operator = make_operator(cluster, closed_namespace="default")
+    cluster.apply(make_job())
+    assert operator.refresh().look().actions == ()
+    accepted = cluster.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "OperatorNamespace")
+    assert accepted["message"] == (
+        "namespace default is the operator's own, where a job's pods could use its service account and token key; "
+        "make the job in another namespace"
+    )
+    assert cluster.status()["message"] == accepted["message"]
+    elsewhere = make_operator(cluster, closed_namespace="gvm-system").refresh().look()
+    assert len(elsewhere.actions) == 12
+
+
+def test_a_job_that_is_over_is_still_cleaned_up_where_no_other_may_be_made(
+    cluster, operator, make_operator, make_job
+) -> None:
+    start(cluster, operator, make_job)
+    cluster.set_status(cluster.job(), {**cluster.status(), "phase": "Succeeded"})
+    make_operator(cluster, closed_namespace="default").run(3)
+    assert cluster.status()["phase"] == "Succeeded"
+    assert cluster.names("Deployment") == []
 
 
 def test_a_job_that_is_not_started_yet_may_change_in_all_its_fields(cluster, operator, make_job) -> None:

@@ -114,6 +114,14 @@ def test_a_resumed_run_takes_back_what_it_will_do_again(tmp_path: Path) -> None:
     assert found == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)]
 
 
+def test_the_newest_lines_are_those_of_the_last_iterations(tmp_path: Path) -> None:
+    records = Records(tmp_path, saves_samples=False)
+    for iteration in range(5):
+        records.write_metrics({"iteration": iteration, "loss": float("nan")})
+    assert records.newest(2) == [{"iteration": 3, "loss": None}, {"iteration": 4, "loss": None}]
+    assert len(records.newest(10)) == 5
+
+
 def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
     Records(tmp_path, saves_samples=True).write_plan(12, plan(), GROUPS)
     assert json.loads((tmp_path / "plans" / "000012.json").read_text()) == {

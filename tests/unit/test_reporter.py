@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from gvm_api.spec import GVMTrainingJob
-from gvm_api.wire import Progress
+from gvm_api.wire import Progress, Waiting
+from gvm_trainer import reporter
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import LearnerMetrics
 from gvm_trainer.records import Records
@@ -37,6 +38,8 @@ LINE: dict[str, Any] = {
     "samples_per_second": 50.0,
     "predicted_variance": 15.0,
     "predicted_variance_uniform": 60.0,
+    "realised_variance": 3.0,
+    "realised_variance_uniform": 4.0,
     "eval": None,
     "seconds": {**dict.fromkeys(STAGES, 0.0), "total": 10.0},
     "time": 1.0e9,
@@ -59,6 +62,7 @@ class Listener:
 
 class Servers:
     num_retries = 0
+    waiting: Waiting | None = None
 
 
 class Sink:
@@ -80,6 +84,7 @@ class Told:
         self.metrics, self.run_dir = LearnerMetrics(JOB), run_dir
         self.reporter = Reporter(
             max_iterations=20,
+            learner_id="pod-1",
             allocator=cast(AllocatorClient, self.listener),
             client=cast(RolloutClient, self.servers),
             records=Records(run_dir, saves_samples=False),
@@ -157,9 +162,64 @@ def test_the_allocator_hears_stage_fraction_figures_and_the_end(tmp_path: Path) 
     running, done = told.listener.heard[0], told.listener.heard[-1]
     assert (running.phase, running.stage, running.stage_fraction) == ("Running", "main", 0.5)
     assert (running.iteration, running.max_iterations, running.step, running.accuracy) == (4, 20, 16, 0.75)
-    assert running.variance_reduction == pytest.approx(0.75)
+    assert running.learner_id == "pod-1", "so that nobody takes it for a word of the learner after it"
+    assert running.realised_variance_reduction == pytest.approx(0.25), "as the samples show it, not as it was planned"
     assert (done.phase, done.stage) == ("Succeeded", "")
     assert told.value("gvm_stage", stage="main") == 0
+
+
+def test_the_allocator_hears_what_sampling_waits_for_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "_EVERY_SECONDS", 0.01)
+    told = Told(tmp_path)
+    waiting = Waiting(
+        who="sampling", target="http://10.0.0.7:8000", cause="ConnectError: Connection refused", since=9.0
+    )
+
+    async def run() -> None:
+        async with told.reporter.reporting():
+            for state in (waiting, None):
+                told.servers.waiting = state
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    heard = [progress.waiting for progress in told.listener.heard]
+    assert (heard[0], heard[-1]) == (waiting, None)
+
+
+def test_the_variance_saved_is_that_of_sums_over_ten_iterations(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+
+    def saved(*realised: float | None, kind: str = "realised") -> float | None:
+        for variance in realised:
+            told.reporter.show({**LINE, "realised_variance": variance})
+        return told.value("gvm_variance_saved", kind=kind)
+
+    assert saved(3.0) == pytest.approx(1 - 3 / 4)
+    assert saved(None) == pytest.approx(1 - 3 / 4), "what was not measured counts on neither side"
+    assert saved(5.0) == pytest.approx(1 - 8 / 8)
+    assert saved(*[1.0] * 10) == pytest.approx(1 - 1 / 4), "those before the last ten no longer count"
+    assert saved(*[None] * 10) is None
+    assert saved(kind="predicted") == pytest.approx(0.75)
+
+
+def test_the_share_of_samples_without_a_verdict_and_a_warning_are_told(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+
+    async def run() -> None:
+        counts = {"num_samples_pilot": 0, "num_samples_main": 512, "num_errors": 127, "num_timeouts": 1}
+        told.reporter.show({**LINE, **counts, "unjudged_message": "f raised ValueError"})
+        told.reporter.warn("checkpoint iteration-000006 is damaged")
+        await told.reporter.succeeded()
+        told.reporter.show({**LINE, **dict.fromkeys(counts, 0), "num_samples_main": 512, "unjudged_message": None})
+        await told.reporter.succeeded()
+
+    asyncio.run(run())
+    poor, well = told.listener.heard
+    assert (poor.unjudged_fraction, poor.unjudged_message) == (0.25, "f raised ValueError")
+    assert poor.message == "checkpoint iteration-000006 is damaged"
+    assert (well.unjudged_fraction, well.unjudged_message) == (0.0, "")
 
 
 def test_an_accuracy_stays_until_the_next_evaluation(tmp_path: Path) -> None:

@@ -28,7 +28,11 @@ def test_a_line_without_a_verdict_says_why() -> None:
     spec = RewardSpec(type="regex", pattern="^(a+)+{answer}$", timeout_seconds=0.5, workers=1)
     with Verifier(spec) as verifier:
         (scored,) = score_lines([line], verifier)
-    assert json.loads(scored) == {"reward": None, "outcome": "timeout", "message": "no verdict within 0.5 s"}
+    assert json.loads(scored) == {
+        "reward": None,
+        "outcome": "timeout",
+        "message": "reward regex gave no verdict within 0.5 s",
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def judge(completion, answer):
         ctypes.string_at(0)
     if completion == "raise":
         raise Unpicklable("no such answer", 2)
+    if completion == "quote":
+        raise ValueError(answer)
     if completion == "die later":
         threading.Timer(0.05, os._exit, [4]).start()
     if completion.startswith("return "):
@@ -71,7 +73,7 @@ def test_only_the_answer_that_hangs_is_timed_out_and_has_no_reward() -> None:
     hang = r"\boxed{9^{9^{9^{9}}}}"
     with Verifier(RewardSpec(type="math", timeout_seconds=3, workers=2)) as verifier:
         verdicts = verifier.score([(r"\boxed{5}", "5"), (hang, "5"), (r"\boxed{5}", "5"), (r"\boxed{4}", "5")])
-    timeout = Verdict(reward=None, outcome="timeout", message="no verdict within 3 s")
+    timeout = Verdict(reward=None, outcome="timeout", message="reward math gave no verdict within 3 s")
     assert verdicts == [ACCEPTED, timeout, ACCEPTED, REJECTED]
 
 
@@ -93,13 +95,23 @@ def test_a_crash_an_exception_and_nonsense_are_errors_and_the_pool_goes_on(funct
     expected = [
         "exit code 3",
         "exit code -11",
-        "Unpicklable: no such answer",
-        "None; return",
-        "nan; return",
-        "'1.0'",
+        "reward_functions:judge raised Unpicklable: no such answer",
+        "reward_functions:judge returned None; return a float or a bool",
+        "reward_functions:judge returned nan; return a finite number",
+        "reward_functions:judge returned '1.0'; return",
     ]
     for verdict, message in zip(failed, expected, strict=True):
         assert message in verdict.message
+
+
+def test_what_a_function_says_is_one_line_of_text_that_shows_and_not_for_ever(functions: str) -> None:
+    spec = RewardSpec(type="python", function=functions, timeout_seconds=30, workers=1)
+    with Verifier(spec) as verifier:
+        (verdict,) = verifier.score([("quote", "\x1b[2Ja\nb\ud800" + "x" * 1000)])
+    begin = "reward_functions:judge raised ValueError: [2Ja b xxx"
+    assert verdict.message.startswith(begin)
+    assert verdict.message.endswith("xxx…")
+    assert len(verdict.message) == len("reward_functions:judge ") + 300
 
 
 def test_the_threshold_decides_what_a_partial_reward_is(functions: str) -> None:
@@ -175,7 +187,7 @@ def test_a_worker_cannot_take_more_memory_than_it_may(tmp_path: Path) -> None:
         "prepare(reward, 2**30)\n"
         "print(judge(reward, '', ''))"
     )
-    assert _run_python("-c", code, cwd=tmp_path) == "(None, 'MemoryError: ')"
+    assert _run_python("-c", code, cwd=tmp_path) == "(None, 'raised MemoryError')"
 
 
 def test_importing_the_rewards_loads_no_heavy_package(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Sampling against fake servers: every request exactly once, whatever the servers do.
 
 Cases: grouping; balance over servers; a server that is down, dies, lies, hangs, refuses, restarts; all of them down;
-name service; readiness; scoring.
+name service; servers that vanish and appear, while sampled and while probed; what is said while waiting; readiness;
+scoring.
 """
 
 import asyncio
 import json
-from collections import Counter
+import logging
+import socket
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,11 +17,13 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from name_service import NameService, run_with
 
 from gvm_trainer.generate_api import group_requests
 from gvm_trainer.rollouts import RolloutClient, RolloutError, SampleRequest, SamplingParams
 from gvm_trainer.samples import Completion, Prompt
-from gvm_trainer.servers import Fleet, ServerError, resolve_servers
+from gvm_trainer.servers import Fleet, ServerError, ServerGoneError, http_timeout, resolve_servers
+from gvm_trainer.weight_sync import parity
 
 A, B = "http://a:8000", "http://b:8000"
 
@@ -57,7 +62,7 @@ class Servers(httpx.AsyncBaseTransport):
 
     def __init__(self, **handlers: Handler) -> None:
         self.handlers = handlers
-        self.bodies: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
+        self.bodies: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
 
@@ -244,7 +249,9 @@ def test_an_outage_ends_in_an_error_that_names_server_and_cause() -> None:
     fleet.seconds_to_wait()
     now = 61.0
 
-    with pytest.raises(RolloutError, match=f"for 61 s; last failure: rollout server {A}: ConnectError: refused"):
+    with pytest.raises(
+        RolloutError, match=f"sampling has waited 61 s .*{A}.; last failure: .*{A}: ConnectError: refused"
+    ):
         fleet.seconds_to_wait()
 
 
@@ -351,7 +358,7 @@ def test_a_hanging_server_does_not_hold_up_the_others() -> None:
 
 
 def test_all_servers_down_for_longer_than_the_timeout_is_an_error() -> None:
-    with pytest.raises(RolloutError, match=r"no rollout server has answered.*connection refused"):
+    with pytest.raises(RolloutError, match=r"sampling has waited .* s for a rollout server .*connection refused"):
         sample(open_client(Servers(a=down, b=down), timeout_seconds=0.1, retries=0), requests_for("p", 32))
 
 
@@ -417,9 +424,16 @@ def test_a_name_stands_for_each_of_its_addresses() -> None:
     assert len(urls) == len(set(urls))
 
 
-def test_a_name_without_an_address_is_an_error() -> None:
-    with pytest.raises(RolloutError, match=r"dns\+http://nowhere.invalid:8000"):
-        asyncio.run(resolve_servers(["dns+http://nowhere.invalid:8000"]))
+def test_a_name_without_an_address_stands_for_no_server() -> None:
+    assert run_with(NameService(), lambda: resolve_servers(["dns+http://rollout:8000", "http://a:1"])) == ["http://a:1"]
+
+
+def test_a_name_service_that_does_not_answer_is_an_error() -> None:
+    names = NameService()
+    names.answers = False
+
+    with pytest.raises(RolloutError, match=r"dns\+http://rollout:8000: .*Temporary failure"):
+        run_with(names, lambda: resolve_servers(["dns+http://rollout:8000"]))
 
 
 def test_a_name_without_a_port_is_refused() -> None:
@@ -448,3 +462,256 @@ def test_waiting_names_the_server_that_is_not_ready() -> None:
 def test_a_client_without_servers_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one rollout server"):
         open_client(Servers(), [])
+
+
+NAMED = ["dns+http://rollout:8000"]
+OLD, NEW, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+
+
+def follow(servers: Servers, names: NameService, **settings: Any) -> RolloutClient:
+    """A client that looks at `names` all the time, and has no try to spare."""
+    return open_client(servers, NAMED, **({"look_seconds": 0.01, "retries": 0} | settings))
+
+
+async def collect(client: RolloutClient, requests: Sequence[SampleRequest]) -> list[Completion]:
+    return [completion async for completion in client.sample(requests)]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.001)
+
+
+async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: Callable[[], str]) -> None:
+    """One call over a real connection."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+    text = json.dumps(answer(json.loads(await reader.readexactly(length)), version=version())).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    await writer.drain()
+    writer.close()
+
+
+def test_a_server_replaced_under_a_new_address_costs_the_requests_that_hang_there_once_more_and_nothing_else() -> None:
+    names, requests, version = NameService(OLD), requests_for("p", 40), "default"
+
+    async def restore(url: str) -> None:
+        nonlocal version
+        assert url == f"http://{NEW}:{port}"
+        version = "7"
+
+    async def run() -> list[Completion]:
+        lost.setblocking(False)
+        async with RolloutClient(
+            [f"dns+http://rollout:{port}"],
+            max_tokens=8,
+            concurrency=16,
+            timeout_seconds=10,
+            retries=0,
+            on_stale=restore,
+            look_seconds=0.01,
+        ) as client:
+            client.expected_version = 7
+            drawing = asyncio.create_task(collect(client, requests))
+            # A pod that was deleted by force: its connections stay open, and no answer ever comes.
+            connection, _ = await names.sock_accept(lost)
+            names.addresses.clear()
+            look = names.num_looks
+            await until(lambda: names.num_looks > look + 1)
+            with connection:
+                async with await asyncio.start_server(lambda r, w: respond(r, w, lambda: version), NEW, port):
+                    names.addresses.append(NEW)
+                    return await drawing
+
+    with socket.create_server((OLD, 0)) as lost:
+        port = lost.getsockname()[1]
+        completions = run_with(names, run)
+
+    assert_each_once(completions, requests)
+    assert {c.policy_version for c in completions} == {7}
+
+
+def test_when_one_of_two_servers_vanishes_the_other_draws_what_it_had_not_finished() -> None:
+    names, requests = NameService(OLD, OTHER), requests_for("p", 160)
+    servers = Servers(**{OLD: first(1, hanging, healthy)})
+
+    async def run() -> list[Completion]:
+        async with follow(servers, names) as client:
+            drawing = asyncio.create_task(collect(client, requests))
+            await until(lambda: servers.in_flight[OLD] == 16 and len(servers.bodies[OLD]) > 2)
+            names.addresses.remove(OLD)
+            completions = await drawing
+            assert (client.num_retries, client.num_servers) == (2, 1)
+            return completions
+
+    completions = run_with(names, run)
+
+    assert_each_once(completions, requests)
+    assert servers.in_flight[OLD] == 0
+    assert len(servers.bodies[OLD]) == 3, "one call was answered, two were asked elsewhere"
+
+
+def test_servers_that_appear_while_samples_are_drawn_get_the_weights_and_their_share() -> None:
+    names, requests = NameService(OLD), requests_for("p", 400)
+    appearing = (NEW, OTHER)
+    servers = Servers(**{OLD: serving("7"), NEW: serving("default"), OTHER: serving("undefined")})
+
+    async def restore(url: str) -> None:
+        host = httpx.URL(url).host
+        assert host in appearing
+        servers.handlers[host] = serving("7")
+
+    async def run() -> list[Completion]:
+        async with follow(servers, names, on_stale=restore) as client:
+            client.expected_version = 7
+            drawing = asyncio.create_task(collect(client, requests))
+            await until(lambda: len(servers.bodies[OLD]) > 2)
+            names.addresses += appearing
+            return await drawing
+
+    completions = run_with(names, run)
+
+    assert_each_once(completions, requests)
+    assert {c.policy_version for c in completions} == {7}
+    assert [servers.most_in_flight[host] for host in (OLD, *appearing)] == [16, 16, 16]
+
+
+def test_servers_stay_known_while_the_name_service_does_not_answer() -> None:
+    names, requests = NameService(OLD), requests_for("p", 80)
+
+    async def run() -> list[Completion]:
+        async with follow(Servers(), names) as client:
+            await client.find_servers()
+            names.answers = False
+            return await collect(client, requests)
+
+    assert_each_once(run_with(names, run), requests)
+
+
+def test_when_all_servers_are_gone_an_error_says_who_waited_for_whom_and_why() -> None:
+    names, servers = NameService(OLD), Servers(**{OLD: hanging})
+
+    async def run() -> None:
+        async with follow(servers, names, timeout_seconds=0.3) as client:
+            drawing = asyncio.create_task(collect(client, requests_for("p", 8)))
+            await until(lambda: servers.in_flight[OLD] == 8)
+            names.addresses.clear()
+            await drawing
+
+    with pytest.raises(RolloutError, match=r"sampling has waited \d+ s for a rollout server \(none is listed\)"):
+        run_with(names, run)
+
+
+def test_what_sampling_waits_for_is_said_while_it_does_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    names, servers = NameService(OLD), Servers(**{OLD: down})
+    requests = requests_for("p", 64)
+
+    async def run() -> list[Completion]:
+        async with follow(servers, names) as client:
+            drawing = asyncio.create_task(collect(client, requests))
+            await until(lambda: len(servers.bodies[OLD]) > 3)
+            told = client.waiting
+            assert told is not None
+            assert (told.who, told.target) == ("sampling", f"http://{OLD}:8000")
+            assert told.cause == "ConnectError: connection refused"
+            names.addresses.clear()
+            await until(lambda: client.waiting is not None and client.waiting.target == NAMED[0])
+            assert client.waiting == told.model_copy(
+                update={"target": NAMED[0], "cause": "no address is listed under the name"}
+            )
+            names.addresses.append(NEW)
+            completions = await drawing
+            assert client.waiting is None
+            return completions
+
+    with caplog.at_level(logging.WARNING):
+        completions = run_with(names, run)
+
+    assert_each_once(completions, requests)
+    waits, goes_on = (record.getMessage() for record in caplog.records)
+    assert waits == f"sampling waits for rollout server http://{OLD}:8000: ConnectError: connection refused"
+    assert goes_on.startswith("sampling goes on after")
+
+
+def test_one_failure_is_no_wait(caplog: pytest.LogCaptureFixture) -> None:
+    requests = requests_for("p", 8)
+
+    with caplog.at_level(logging.WARNING):
+        completions = sample(open_client(Servers(a=first(1, healthy, down)), [A]), requests)
+
+    assert_each_once(completions, requests)
+    assert not caplog.records
+
+
+def test_a_refused_connection_is_told_in_the_words_of_the_operating_system() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+    with pytest.raises(RolloutError, match="ConnectError: Connection refused"):
+        sample(
+            RolloutClient([url], max_tokens=8, concurrency=8, timeout_seconds=0.2, retries=0, cool_down_seconds=0.01),
+            requests_for("p", 1),
+        )
+
+
+def probe(client: RolloutClient) -> Any:
+    return parity(client, [[4, 5, 6]], [[-5.0, -6.0]])
+
+
+def test_the_parity_probe_moves_on_from_a_server_that_vanishes_to_those_that_are_there() -> None:
+    names = NameService(OLD, OTHER)
+    servers = Servers(**{OLD: hanging, NEW: serving("default"), OTHER: serving("3")})
+
+    async def restore(url: str) -> None:
+        servers.handlers[httpx.URL(url).host] = serving("3")
+
+    async def run() -> Any:
+        async with follow(servers, names, on_stale=restore) as client:
+            client.expected_version = 3
+            probing = asyncio.create_task(probe(client))
+            await until(lambda: servers.in_flight[OLD] == 1)
+            names.addresses[:] = [NEW, OTHER]
+            return await probing
+
+    result = run_with(names, run)
+
+    assert (result.num_tokens, result.max_abs) == (4, 0.0)
+    assert servers.bodies[NEW]
+    assert servers.bodies[OTHER]
+
+
+def test_the_parity_probe_waits_for_a_server_where_there_is_none() -> None:
+    names = NameService()
+
+    async def run() -> Any:
+        async with follow(Servers(), names) as client:
+            probing = asyncio.create_task(probe(client))
+            await until(lambda: client.waiting is not None)
+            names.addresses.append(NEW)
+            return await probing
+
+    assert run_with(names, run).num_tokens == 2
+
+
+def test_the_parity_probe_gives_up_a_server_that_takes_no_connection_and_says_how_long_it_has_waited() -> None:
+    async def run() -> None:
+        async with open_client(Servers(a=down), timeout_seconds=0.2) as client:
+            await probe(client)
+
+    with pytest.raises(
+        RolloutError, match=f"the parity probe has waited \\d+ s for rollout server {A}; .*connection refused"
+    ):
+        run_with(NameService(), run)
+
+
+def test_a_server_that_is_not_listed_cannot_be_asked_by_its_url() -> None:
+    async def run() -> None:
+        async with open_client(Servers()) as client:
+            await client.prompt_logprobs([4, 5], url="http://c:8000")
+
+    with pytest.raises(ServerGoneError, match="http://c:8000: its address is listed no longer"):
+        run_with(NameService(), run)
+
+
+def test_a_connection_is_waited_for_only_shortly() -> None:
+    assert (http_timeout(600.0).connect, http_timeout(600.0).read, http_timeout(1.0).connect) == (5.0, 600.0, 1.0)

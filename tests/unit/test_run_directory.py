@@ -1,11 +1,13 @@
 """Run directories: which one a run takes, who may resume it, and files that a crash may have torn.
 
-Cases of `choose`: nothing there · interrupted · ended · fresh wanted · a gap in the numbers · another job's
-directory with a name of ours · an empty folder · a broken job file.
+Cases of `choose`: nothing there · interrupted or failed · succeeded · fresh wanted · the job file changed early, or
+late · a gap in the numbers · another job's directory with a name of ours · an empty folder · a broken job file.
 """
 
 import json
 import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,54 +32,121 @@ def make_run(directory: Path, phase: Phase | None, name: str = "a") -> None:
         run_directory.write_status(directory, JobStatus(phase=phase))
 
 
+def chosen(base: Path, *, job: str, fresh: bool) -> tuple[Path, bool]:
+    choice = run_directory.choose(base, job=job_with(job), fresh=fresh)
+    return choice.path, choice.resumes
+
+
 def test_the_first_run_takes_the_directory_itself(tmp_path: Path) -> None:
-    assert run_directory.choose(tmp_path / "runs" / "a", job="a", fresh=False) == (tmp_path / "runs" / "a", False)
+    assert chosen(tmp_path / "runs" / "a", job="a", fresh=False) == (tmp_path / "runs" / "a", False)
     assert not (tmp_path / "runs").exists(), "choosing makes nothing"
 
 
-@pytest.mark.parametrize("phase", [None, "Pending", "Starting", "Running", "Suspended"])
-def test_a_run_that_did_not_end_is_resumed(tmp_path: Path, phase: Phase | None) -> None:
+@pytest.mark.parametrize("phase", [None, "Pending", "Starting", "Running", "Suspended", "Failed"])
+def test_a_run_that_did_not_succeed_is_resumed(tmp_path: Path, phase: Phase | None) -> None:
     make_run(tmp_path / "a", phase)
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", True)
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=True) == (tmp_path / "a-2", False)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", True)
+    assert chosen(tmp_path / "a", job="a", fresh=True) == (tmp_path / "a-2", False)
 
 
-@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-def test_a_new_run_starts_beside_one_that_ended(tmp_path: Path, phase: Phase) -> None:
-    make_run(tmp_path / "a", phase)
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-2", False)
+def test_a_new_run_starts_beside_one_that_succeeded(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "Succeeded")
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-2", False)
+
+
+def why(base: Path, *, fresh: bool = False) -> str:
+    return run_directory.choose(base, job=job_with(), fresh=fresh).why
+
+
+def test_which_of_the_two_happens_is_said(tmp_path: Path) -> None:
+    base = tmp_path / "a"
+    assert why(base) == ""
+    make_run(base, "Running")
+    assert why(base) == ", which was interrupted"
+    assert why(base, fresh=True) == f" beside {base} (--new)"
+    run_directory.write_status(base, JobStatus(phase="Failed"))
+    assert why(base) == ", which failed"
+    run_directory.write_status(base, JobStatus(phase="Succeeded"))
+    assert why(base) == f" beside {base}, which succeeded"
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Suspended"])
+def test_a_job_file_that_was_mended_before_the_first_iteration_is_a_new_run(tmp_path: Path, phase: Phase) -> None:
+    base, mended = tmp_path / "a", job_with(dataset={"path": "right.jsonl"})
+    make_run(base, phase)
+    (base / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    choice = run_directory.choose(base, job=mended, fresh=False)
+    assert (choice.path, choice.resumes) == (tmp_path / "a-2", False)
+    assert choice.why == f" beside {base}, which did no iteration, since the job file changed (spec.dataset.path)"
+    longer = job_with(algorithm={"maxIterations": 500})
+    assert run_directory.choose(base, job=longer, fresh=False).path == base, "what may change starts no new run"
+    with run_directory.lock(base), pytest.raises(InvalidJobError, match="is in use by another run"):
+        run_directory.choose(base, job=mended, fresh=False)
+
+
+def test_a_job_file_that_was_changed_later_is_refused_and_starts_no_new_run(tmp_path: Path) -> None:
+    base, changed = tmp_path / "a", job_with(dataset={"path": "right.jsonl"})
+    make_run(base, "Failed")
+    (base / "metrics.jsonl").write_text('{"iteration": 0}\n{"iteration": 1}\n')
+    assert run_directory.choose(base, job=changed, fresh=False).resumes
+    (base / "metrics.jsonl").unlink()
+    (base / "checkpoints" / "iteration-000001").mkdir(parents=True)
+    assert run_directory.choose(base, job=changed, fresh=False).resumes
+    with pytest.raises(InvalidJobError, match=r"^spec\.dataset\.path: 'right\.jsonl' differs from 'd\.jsonl'"):
+        run_directory.check_same_job(changed, base)
 
 
 def test_the_newest_run_counts_though_older_ones_were_removed(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "Suspended")
     make_run(tmp_path / "a-9", "Running")
     make_run(tmp_path / "a-10", "Succeeded")
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-11", False)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-11", False)
     run_directory.write_status(tmp_path / "a-10", JobStatus(phase="Suspended"))
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-10", True)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-10", True)
 
 
 def test_another_job_s_directory_is_never_resumed(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "Suspended")
     make_run(tmp_path / "a-2", "Running", name="a-2")
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", True)
-    assert run_directory.choose(tmp_path / "a-2", job="a-2", fresh=False) == (tmp_path / "a-2", True)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", True)
+    assert chosen(tmp_path / "a-2", job="a-2", fresh=False) == (tmp_path / "a-2", True)
     run_directory.write_status(tmp_path / "a", JobStatus(phase="Succeeded"))
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-3", False)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-3", False)
 
 
 def test_a_folder_without_a_run_is_free(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a-other").mkdir()
     (tmp_path / "a-2x").mkdir()
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", False)
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a", False)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "a: [", "metadata: 3"])
-def test_a_broken_job_file_is_passed_over(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "job.yaml").write_text(text)
-    assert run_directory.choose(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-2", False)
+@pytest.mark.parametrize("text", ["", "[1]", "a: [", "metadata: 3", "\0"])
+def test_a_broken_job_file_is_named_and_does_not_hinder_a_new_run(tmp_path: Path, text: str) -> None:
+    make_run(tmp_path / "a", "Suspended")
+    (tmp_path / "a-2").mkdir()
+    (tmp_path / "a-2" / "job.yaml").write_text(text)
+    with pytest.raises(InvalidJobError) as raised:
+        chosen(tmp_path / "a", job="a", fresh=False)
+    directory = tmp_path / "a-2"
+    assert raised.value.problems == [
+        f"{directory}/job.yaml: is no job file, so it cannot be known whether to resume the run there; "
+        f"remove {directory}, or start a new run beside it with --new"
+    ]
+    assert chosen(tmp_path / "a", job="a", fresh=True) == (tmp_path / "a-3", False)
+    make_run(tmp_path / "a-3", "Suspended")
+    assert chosen(tmp_path / "a", job="a", fresh=False) == (tmp_path / "a-3", True), "an older one is of no concern"
+
+
+def test_a_job_file_of_another_version_is_named_with_what_to_do(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "Suspended")
+    file = tmp_path / "a" / "job.yaml"
+    file.write_text(file.read_text().rstrip() + "\n  formerly: 3\n")
+    with pytest.raises(InvalidJobError) as raised:
+        run_directory.check_same_job(job_with(), tmp_path / "a")
+    (problem,) = raised.value.problems
+    assert problem.startswith(f"{file}: spec.formerly: unknown field")
+    assert problem.endswith("; it cannot be resumed; start a new run beside it with --new")
 
 
 def test_a_broken_status_is_named(tmp_path: Path) -> None:
@@ -85,7 +154,7 @@ def test_a_broken_status_is_named(tmp_path: Path) -> None:
     for text in ("", "{", '{"phase": "Sleeping"}', "[]"):
         (tmp_path / "a" / "status.json").write_text(text)
         with pytest.raises(InvalidJobError, match=r"status\.json: is no status of a run; remove it"):
-            run_directory.choose(tmp_path / "a", job="a", fresh=False)
+            chosen(tmp_path / "a", job="a", fresh=False)
 
 
 def _try_to_lock(path: str, answers: Any) -> None:
@@ -116,6 +185,27 @@ def test_a_run_directory_that_cannot_be_made_is_an_input_fault(tmp_path: Path) -
     for path in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(InvalidJobError, match=f"--run-dir: {path} cannot be written .*; give another"):
             run_directory.lock(path)
+
+
+def test_a_read_only_run_directory_is_an_input_fault_though_its_lock_can_be_opened() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path, user = Path(folder), os.geteuid()
+        (path / ".lock").touch()
+        (path / ".lock").chmod(0o666)
+        path.chmod(0o555)
+        os.seteuid(65534 if user == 0 else user)  # root may write everywhere
+        try:
+            with pytest.raises(InvalidJobError, match=f"--run-dir: {path} cannot be written .*; give another"):
+                run_directory.lock(path)
+        finally:
+            os.seteuid(user)
+            path.chmod(0o755)
+
+
+def test_a_job_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "job.tmp").mkdir()
+    with pytest.raises(InvalidJobError, match=r"--run-dir: \S+/job\.yaml cannot be written \(Is a directory\)"):
+        run_directory.write_job(tmp_path, job_with())
 
 
 def test_a_resumed_job_may_change_its_length_its_servers_and_its_policy_of_running(tmp_path: Path) -> None:

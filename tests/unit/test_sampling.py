@@ -150,6 +150,8 @@ def test_verdicts_of_every_kind_reach_their_samples() -> None:
     groups = draw(BackwardsClient(), {"a": 3, "b": 2, "c": 0}, verdicts=verdicts)
     assert [(s.reward, s.outcome) for s in groups["a"]] == [(0.0, "rejected"), (None, "timeout"), (1.0, "accepted")]
     assert [(s.reward, s.outcome) for s in groups["b"]] == [(None, "error"), (0.5, "rejected")]
+    said = [s.message for own in groups.values() for s in own]
+    assert said == ["", "no verdict within 5 s", "", "the worker died", ""]
 
 
 def test_progress_grows_with_every_sample_and_ends_at_one() -> None:

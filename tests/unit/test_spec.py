@@ -365,6 +365,7 @@ POSSIBLE = [
     ("no pilot at all", {"pilotSamples": 0, "minSamples": 0}),
     ("reference parity with a pilot as large as the budget", PAPER | {"parity": "reference", "pilotSamples": 8}),
     ("the whole budget in the pilot and the floor", {"pilotSamples": 7, "minSamples": 1}),
+    ("one sample per prompt, since uniform has no pilot", {"policy": "uniform", "samplesPerPrompt": 1}),
 ]
 
 
@@ -374,6 +375,11 @@ def test_a_possible_combination_is_accepted(name: str, allocation: dict[str, Any
 
 
 CROSSED = [
+    (
+        (("spec/algorithm/name", "grpo"), ("spec/allocation", {"policy": "uniform", "samplesPerPrompt": 1})),
+        "spec.allocation.samplesPerPrompt: 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+        "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp",
+    ),
     (
         (("spec/allocation", PAPER | {"parity": "reference", "pilotSamples": 0}),),
         "spec.allocation.parity: reference needs a pilot; set allocation.pilotSamples: 8",
@@ -404,6 +410,7 @@ PILOT_REUSE = [
     ({"gradNorm": CURRENT, "minSamples": 0}, {}, "discard"),
     ({"pilotReuse": "discard"}, {}, "discard"),
     (PAPER | {"parity": "reference", "gradNorm": {"source": "lagged"}}, {}, "discard"),
+    ({"policy": "uniform", "gradNorm": CURRENT, "samplesPerPrompt": 1}, {}, "pooled"),
 ]
 
 

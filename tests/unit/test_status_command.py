@@ -123,7 +123,7 @@ def running(message: str = "iteration 3 of 20") -> JobStatus:
         max_iterations=20,
         accuracy=0.5,
         accept_rate=0.3125,
-        variance_reduction=0.42,
+        realised_variance_reduction=0.42,
         rollout=RoleStatus.of(desired=2, ready=1, failed=0),
         allocator=RoleStatus.of(desired=1, ready=1, failed=0),
         learner=RoleStatus.of(desired=1, ready=1, failed=0),
@@ -367,6 +367,7 @@ HINTS = [
     ("LearnerRunning", "Error", "", "-l gvm.rlhflow.dev/job=sums,app.kubernetes.io/component=learner --tail=50"),
     ("LearnerRunning", "SomethingNew", "", "kubectl describe pods -n red -l gvm.rlhflow.dev/job=sums,app"),
     ("Accepted", "InvalidSpec", "", "gvm validate FILE"),
+    ("Accepted", "OperatorNamespace", "", "kubectl delete gvmjob -n red sums, and apply it in a namespace"),
 ]
 
 
@@ -432,7 +433,7 @@ def test_the_detail_of_a_job_without_a_status_is_short() -> None:
     text = rendered(detail(job(), (), NOW), 120)
     assert [line.rstrip() for line in text.splitlines()[:2]] == [
         "sums in red  Pending  3h old",
-        "iteration –  accuracy –  accept rate –  variance cut –  samples/s –  restarts 0",
+        "iteration –  accuracy –  accept rate –  variance cut (realised) –  samples/s –  restarts 0",
     ]
     assert "CONDITION" not in text
     assert "checkpoints" not in text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gvm_api.summary import summary_line
+from gvm_api.summary import percent, summary_line, variance_saved
 
 SECONDS = {"pilot": 1.0, "main": 2.5, "plan": 0.01, "train": 4.0, "sync": 0.4, "total": 8.0}
 
@@ -59,6 +59,28 @@ def test_columns_stand_under_one_another_whatever_was_measured() -> None:
         assert len({text.index(word) for text in texts}) == 1, (word, texts)
 
 
+def test_the_share_without_a_verdict_is_told_early_and_why_at_the_end_only_where_there_is_any() -> None:
+    counts = {"num_samples_pilot": 56, "num_samples_main": 200}
+    why = {"unjudged_message": "my_rewards:score raised ValueError: no digits in 'seven'"}
+    assert "no verdict" not in summary_line(line(4, **counts, num_errors=0, num_timeouts=0, unjudged_message=None), 20)
+    some = summary_line(line(4, **counts, **why, num_errors=30, num_timeouts=2), 20)
+    assert some.startswith("iteration  4/20  accuracy –      accept 0.250  no verdict 12 %  loss -0.5000  ")
+    assert some.endswith("pilot 1.0)  (my_rewards:score raised ValueError: no digits in 'seven')")
+    late = summary_line(line(4, **counts, num_timeouts=1), 20)
+    assert "  no verdict 0.4 %  loss" in late
+    assert late.endswith("pilot 1.0)")
+    long = summary_line(line(4, **counts, num_errors=1, unjudged_message="x" * 300), 20)
+    assert long.endswith("pilot 1.0)  (" + "x" * 199 + "…)")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(1.0, "100 %"), (0.999, "more than 99 %"), (0.1, "10 %"), (0.04, "4.0 %"), (0.0001, "less than 0.1 %")],
+)
+def test_a_share_reads_as_nothing_or_all_only_where_it_is(fraction: float, text: str) -> None:
+    assert percent(fraction) == text
+
+
 def test_the_line_before_training_has_its_accuracy_under_the_others() -> None:
     for most in (5, 20, 1000):
         assert summary_line(BEFORE, most).index("accuracy") == summary_line(line(1), most).index("accuracy")
@@ -98,3 +120,11 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['gvm_api']"
+
+
+def test_the_variance_saved_is_of_sums_over_the_lines_that_were_measured() -> None:
+    lines = [line(1, realised_variance=3.0, realised_variance_uniform=6.0), BEFORE, line(2, realised_variance=5.0)]
+    assert variance_saved(lines, "realised") == pytest.approx(1 - 8 / 10)
+    assert variance_saved([line(1, realised_variance=None)], "realised") is None
+    assert variance_saved([line(1, realised_variance=0.0, realised_variance_uniform=0.0)], "realised") is None
+    assert variance_saved([], "predicted") is None

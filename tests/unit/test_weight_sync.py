@@ -7,6 +7,7 @@ two servers; failure before, while and after loading; hangs; updates left open; 
 import asyncio
 import dataclasses
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from name_service import NameService, run_with
 from torch import Tensor
 
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.weight_sync import FilesystemWeightSync, HttpWeightSync, NcclWeightSync, WeightSyncError, parity
+from gvm_trainer.weight_sync.contract import SyncResult, UnreachableError
 from gvm_trainer.weight_sync.file_server import FileServer
 from gvm_trainer.weight_sync.nccl import ServerGroup, run_in_daemon
 from gvm_trainer.weight_sync.shards import Shard, write_shards
@@ -405,14 +408,93 @@ def test_a_server_that_hangs_is_an_error_that_names_it(tmp_path: Path, pair: tup
     assert good.version == "default"
 
 
-def test_a_server_that_is_gone_is_an_error_that_names_it(tmp_path: Path, pair: tuple[FakeServer, FakeServer]) -> None:
-    good, gone = pair
-    gone._server.server_close()
+def test_a_server_that_cannot_be_reached_is_left_out_and_named_and_gets_the_weights_once_it_answers(
+    tmp_path: Path, pair: tuple[FakeServer, FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    good, back = pair
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    sync = FilesystemWeightSync([gone, good.url], directory=tmp_path, timeout_seconds=5)
 
-    with pytest.raises(WeightSyncError, match=f"{gone.url}: pause failed: ConnectError"):
-        push(open_sync(tmp_path, good, gone), 3)
+    result = asyncio.run(sync.push(WEIGHTS, 3))
 
-    assert good.version == "default"
+    assert result.num_servers == 1
+    assert good.calls == SEQUENCE
+    assert good.version == "3"
+    (record,) = caplog.records
+    assert f"{gone}: pause failed: ConnectError" in record.getMessage()
+    asyncio.run(sync.restore(back.url))
+    assert back.version == "3"
+    with pytest.raises(UnreachableError, match=f"{gone}: weight_info failed"):
+        asyncio.run(sync.restore(gone))
+
+
+def test_where_no_server_can_be_reached_the_weights_are_there_for_those_that_come(
+    tmp_path: Path, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    sync = FilesystemWeightSync(["dns+http://rollout:8000"], directory=tmp_path, timeout_seconds=5)
+
+    result = run_with(NameService(), lambda: sync.push(WEIGHTS, 3))
+    asyncio.run(sync.restore(pair[0].url))
+
+    assert result.num_servers == 0
+    assert pair[0].version == "3"
+
+
+def test_a_server_that_vanishes_while_it_is_waited_for_does_not_hold_up_the_others(
+    tmp_path: Path, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    good, _ = pair
+    names, port = NameService("127.0.0.1", "127.0.0.2"), int(good.url.rpartition(":")[2])
+
+    async def run() -> SyncResult:
+        lost.setblocking(False)
+        sync = FilesystemWeightSync([f"dns+http://rollout:{port}"], directory=tmp_path, timeout_seconds=15)
+        pushing = asyncio.create_task(sync.push(WEIGHTS, 3))
+        connection, _ = await names.sock_accept(lost)
+        with connection:
+            names.addresses.remove("127.0.0.2")
+            return await pushing
+
+    with socket.create_server(("127.0.0.2", port)) as lost:
+        result = run_with(names, run)
+
+    assert result.num_servers == 1
+    assert good.calls == SEQUENCE
+    assert good.version == "3"
+
+
+def test_a_server_whose_restoring_hangs_does_not_keep_another_from_being_restored(
+    tmp_path: Path, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    hanging, other = pair
+    sync = open_sync(tmp_path, *pair)
+    push(sync, 3)
+    hanging.version = other.version = "default"
+    reached, release = threading.Event(), threading.Event()
+
+    def hang(step: str) -> None:
+        if step == "fetch":
+            reached.set()
+            release.wait(20)
+
+    hanging.fail = hang
+
+    async def restore_both() -> None:
+        first = asyncio.create_task(sync.restore(hanging.url))
+        await asyncio.to_thread(reached.wait)
+        async with asyncio.timeout(4):
+            await sync.restore(other.url)
+        assert (hanging.version, other.version) == ("default", "3")
+        release.set()
+        await first
+
+    try:
+        asyncio.run(restore_both())
+    finally:
+        release.set()
+
+    assert hanging.version == "3"
 
 
 def test_an_update_that_an_earlier_learner_left_open_is_replaced(

@@ -1,9 +1,11 @@
 """Checkpoints: model, optimiser, random states, prompt order, posterior and ledger in one atomic commit.
 
-A checkpoint is written under a temporary name, flushed to disk, and renamed: a directory with a final name is
-whole. Knows neither DeepSpeed nor the allocator; `save` is told what to write.
+A checkpoint is written under a temporary name, flushed to disk, and renamed: a directory with a final name was
+whole once. Its checksums tell whether it still is; a damaged one is renamed and never resumed from. Knows neither
+DeepSpeed nor the allocator; `save` is told what to write.
 
-Layout: checkpoints/iteration-000010/{state/, model/, loop.json}; checkpoints/final is a plain Hugging Face folder.
+Layout: checkpoints/iteration-000010/{state/, model/, loop.json, SHA256SUMS}, as sha256sum reads them;
+checkpoints/final is a plain Hugging Face folder.
 """
 
 import contextlib
@@ -17,8 +19,12 @@ from typing import Any
 
 from gvm_api.base import Contract
 from gvm_api.wire import Snapshot
+from gvm_trainer.checksums import damage, write_sums
+from gvm_trainer.storage import folder_bytes, writing
+from gvm_trainer.termination import InvalidInputError
 
 _NAME = re.compile(r"iteration-(\d{6})")
+_LOOP, _DAMAGED = "loop.json", ".damaged"
 
 
 class LoopState(Contract):
@@ -45,7 +51,7 @@ class Checkpoints:
         self.keep_last, self.keep_best = keep_last, keep_best
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """The newest checkpoint; `set_damaged_aside` sees to it that it is whole."""
         found = self._iterations()
         return self._path(found[-1]) if found else None
 
@@ -55,29 +61,61 @@ class Checkpoints:
         found = self._iterations()
         return found[-1] + 1 if found else 0
 
-    def load(self, path: Path) -> LoopState:
-        """The loop's state in a checkpoint.
+    def set_damaged_aside(self) -> str:
+        """Rename the damaged among the newest checkpoints, so that `latest` is whole. Returns what came of it, if any.
 
         Raises:
-            ValueError: loop.json is missing or damaged. A checkpoint is flushed to disk before it has its name, so
-                the volume has lost data: which older state to go on from is left to the user.
+            InvalidInputError: none is whole, and to begin anew is the user's decision.
         """
-        file = path / "loop.json"
+        faults: list[str] = []
+        for iteration in reversed(self._iterations()):
+            path = self._path(iteration)
+            fault = damage(path)
+            if fault is None:
+                return f"{'; '.join(faults)}; the run goes on from {path.name}" if faults else ""
+            aside = path.with_name(path.name + _DAMAGED)
+            if aside.exists():
+                _delete(aside)
+            path.rename(aside)
+            faults.append(f"checkpoint {path.name} is damaged ({fault}) and kept as {aside.name}")
+        left = sorted(path.name for path in self.root.glob(f"*{_DAMAGED}"))
+        if left:
+            told = "; ".join(faults) or f"damaged checkpoints are kept ({', '.join(left)})"
+            raise InvalidInputError(
+                f"{self.root.absolute()}: {told}, and there is no whole one to resume from; mend one and give it "
+                f"its name back, or remove the {_DAMAGED} folders to begin anew"
+            )
+        return ""
+
+    def load(self, path: Path) -> LoopState:
+        """The loop's state in a whole checkpoint.
+
+        Raises:
+            InvalidInputError: it is of another version, or has no checksums and is damaged.
+        """
         try:
-            return LoopState.model_validate_json(file.read_text())
+            return LoopState.model_validate_json((path / _LOOP).read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{file} is missing or damaged, remove {path} to go on from the checkpoint before it: {error}"
+            raise InvalidInputError(
+                f"{path / _LOOP} is missing, damaged or of another version; remove {path} to go on from the last "
+                f"before it ({str(error).splitlines()[0]})"
             ) from error
 
     def save(self, state: LoopState, write: Callable[[Path], None]) -> Path:
-        """Commit a checkpoint; `write(directory)` adds what is not the loop's own."""
+        """Commit a checkpoint; `write(directory)` adds what is not the loop's own.
+
+        Raises:
+            StorageError: it cannot be written; nothing of it is left.
+        """
 
         def write_all(directory: Path) -> None:
             write(directory)
-            (directory / "loop.json").write_text(state.model_dump_json())
+            (directory / _LOOP).write_text(state.model_dump_json())
+            write_sums(directory)
 
-        final = _commit(self._path(state.iteration), write_all)
+        latest = self.latest()
+        needed_bytes = None if latest is None else folder_bytes(latest)
+        final = _commit(self._path(state.iteration), write_all, needed_bytes=needed_bytes)
         self._prune(state.best_iteration)
         return final
 
@@ -115,25 +153,38 @@ def truncate_metrics(path: Path, *, after_iteration: int) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file's content at once: a reader sees the old text or the new."""
+    """Replace a file's content at once: a reader sees the old text or the new.
+
+    Raises:
+        StorageError: it cannot be written; the old text stands.
+    """
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
-    _flush(temporary)
-    temporary.replace(path)
+    with writing(path):
+        try:
+            temporary.write_text(text)
+            _flush(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def _commit(final: Path, write: Callable[[Path], None]) -> Path:
+def _commit(final: Path, write: Callable[[Path], None], *, needed_bytes: int | None = None) -> Path:
     """Have `write` fill a directory and give it its name once all of it is on disk; replaces what was there."""
-    _sweep(final.parent)
     temporary = final.with_name(f".writing-{final.name}")
-    temporary.mkdir(parents=True)
-    write(temporary)
-    for path in [*temporary.rglob("*"), temporary]:
-        _flush(path)
-    if final.exists():
-        _delete(final)
-    temporary.rename(final)
-    _flush(final.parent)
+    try:
+        with writing(final, needed_bytes=needed_bytes):  # within: it looks at the disk before room is made
+            _sweep(final.parent)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for path in [*temporary.rglob("*"), temporary]:
+                _flush(path)
+            if final.exists():
+                _delete(final)
+            temporary.rename(final)
+            _flush(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return final
 
 

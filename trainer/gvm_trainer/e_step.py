@@ -172,9 +172,8 @@ class EStep:
     ) -> tuple[list[Group], variance.Variances | None]:
         """One pass over all that will be trained on: old logprobs, gradient norms, the realised variance."""
         spec = self.spec
-        in_stages = spec.allocation.schedule == "two_stage"
-        measures = spec.allocation.measure_variance and in_stages
-        needs_norms = measures or (spec.allocation.policy != "uniform" and in_stages)
+        measures = spec.allocation.measure_variance and spec.allocation.schedule == "two_stage"
+        needs_norms = allocation.needs_grad_norms(spec.allocation)
         chosen = [s for g in groups for s in g.samples if s.is_accepted or self._is_trained_when_rejected(s)]
         if not chosen or (not needs_norms and spec.algorithm.old_logprobs == "rollout"):
             return groups, None

@@ -20,16 +20,19 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from gvm_api.spec import JobSpec
+from gvm_trainer.allocation import needs_grad_norms
 from gvm_trainer.batching import TokenBatch, collate, collate_tokens, micro_batches
 from gvm_trainer.deepspeed_config import deepspeed_config
 from gvm_trainer.gang import Gang
-from gvm_trainer.gradients import score_batch
+from gvm_trainer.gradients import require_closed_form, score_batch
 from gvm_trainer.losses.stats import LossStats
 from gvm_trainer.losses.terms import Clip
 from gvm_trainer.policy_loss import PolicyLoss
 from gvm_trainer.policy_model import TokenLogprobs
 from gvm_trainer.samples import SequenceScore, TrainingSample
 from gvm_trainer.signed_gradients import SignedGradientSum
+from gvm_trainer.storage import writing
+from gvm_trainer.termination import InvalidInputError
 
 _PAD = 0
 """Padding is masked, so any id serves; models name several end tokens, or none."""
@@ -68,6 +71,8 @@ class Engine:
         # While it lives, transformers shards a ZeRO-3 model as it loads it, so no rank ever holds it whole.
         self._sharded_loading = _sharded_loading(self.config) if spec.learner.zero_stage == 3 else None
         policy = TokenLogprobs(self._load())
+        if needs_grad_norms(spec.allocation):
+            require_closed_form(policy, spec.allocation.grad_norm.parameters)
         if spec.learner.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.engine, *_ = deepspeed.initialize(
@@ -212,7 +217,9 @@ class Engine:
 
     def save_state(self, directory: str) -> None:
         """Write parameters, optimiser and random states for `load_state` by as many ranks."""
-        self.engine.save_checkpoint(directory, tag="state", save_latest=False)
+        # Every rank writes its share. What becomes of the leader's is told by whoever commits the checkpoint.
+        with nullcontext() if self.gang.is_leader else writing(Path(directory)):
+            self.engine.save_checkpoint(directory, tag="state", save_latest=False)
         # Apart, for DeepSpeed keeps the first rank's only, and to be read before anything is changed.
         ranks = self.gang.gather({"num_updates": self.num_updates, "random": _random_states(self.gang.device)})
         if self.gang.is_leader:
@@ -223,14 +230,16 @@ class Engine:
         """Take up where `save_state` left off.
 
         Raises:
-            ValueError: the directory holds no state of as many ranks.
+            InvalidInputError: the directory holds no state of as many ranks.
         """
         file = Path(directory) / _RANKS
         if not file.exists():
-            raise ValueError(f"{directory} holds no state; remove this checkpoint to go on from the one before it")
+            raise InvalidInputError(
+                f"{directory} holds no state; remove this checkpoint to go on from the one before it"
+            )
         ranks = torch.load(file, weights_only=False)  # our own, and Python's random state is no tensor
         if len(ranks) != self.gang.size:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{directory} was written by {len(ranks)} ranks and there are {self.gang.size}; set learner.replicas × "
                 f"learner.processesPerNode to {len(ranks)}"
             )

@@ -21,6 +21,10 @@ class UnusableAnswerError(RuntimeError):
     """The server answered, but not with what was asked; another attempt may do better."""
 
 
+class NoVersionError(UnusableAnswerError):
+    """The server's weights are those of no policy version: a sync into it has broken off half-way."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRequest:
     """One sample to draw; (prompt.id, stage, index) names it, `seed` decides it.
@@ -109,7 +113,8 @@ def read_version(answer: dict[str, Any]) -> int:
     """Return the policy version under which the whole answer was drawn.
 
     Raises:
-        UnusableAnswerError: the weights changed on the way, or bear no number (a sync has failed half-way).
+        UnusableAnswerError: the weights changed on the way.
+        NoVersionError: they bear no number.
     """
     choices = answer["choices"]
     return parse_version({str(span["version"]) for choice in choices for span in choice["weight_versions"] or ()})
@@ -127,7 +132,7 @@ def parse_version(labels: Collection[str]) -> int:
     if version == INITIAL_VERSION:
         return 0
     if not version.isdecimal():
-        raise UnusableAnswerError(f"its weights are {version!r}, not those of a policy version")
+        raise NoVersionError(f"its weights are {version!r}, not those of a policy version")
     return int(version)
 
 

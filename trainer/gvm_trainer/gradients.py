@@ -21,6 +21,10 @@ from gvm_trainer.head_gradients import HeadInputs, residuals_at, score_head
 from gvm_trainer.policy_model import TokenLogprobs
 from gvm_trainer.signed_gradients import SignedGradientSum
 
+NO_NORMS = (
+    "closed-form gradient norms need a plain linear head; do without them by spec.allocation.policy: uniform and "
+    "spec.allocation.measureVariance: false, or choose another model"
+)
 NormParameters = Literal["head", "embeddings"]
 Gathered = Callable[[Sequence[Tensor]], AbstractContextManager[object]]
 
@@ -83,7 +87,7 @@ def score_batch(
     Raises:
         ValueError: the model transforms its logits or embeddings, so that the closed forms do not hold.
     """
-    _require_closed_form(policy, parameters)
+    require_closed_form(policy, parameters)
     if (signed_sum is None) != (coefficients is None):
         raise ValueError("signed_sum and coefficients go together: give both or neither")
     needs_embeddings = parameters == "embeddings"
@@ -113,13 +117,21 @@ def score_batch(
     return BatchScores(scores.logprobs, scores.entropy, sq_norms.clamp(min=0.0))
 
 
-def _require_closed_form(policy: TokenLogprobs, parameters: NormParameters) -> None:
+def require_closed_form(policy: TokenLogprobs, parameters: NormParameters) -> None:
+    """See that the closed forms hold for a model.
+
+    Raises:
+        ValueError: it transforms its logits or embeddings; the message names the setting that does without.
+    """
     name = type(policy.model).__name__
     if not policy.has_plain_head:
-        raise ValueError(f"{name} transforms its logits: closed-form gradient norms need a plain linear head")
+        raise ValueError(f"spec.model.path: {name} transforms its logits; {NO_NORMS}")
     # A subclass may scale what it reads (Gemma 3), which the gradient at its output does not show.
     if parameters == "embeddings" and type(policy.embedding) is not nn.Embedding:
-        raise ValueError(f"{name} embeds with {type(policy.embedding).__name__}: set parameters to 'head'")
+        raise ValueError(
+            f"spec.allocation.gradNorm.parameters: {name} embeds with {type(policy.embedding).__name__}, so that the "
+            "closed form of embeddings does not hold; set it to head"
+        )
 
 
 def _decoded(

@@ -10,6 +10,7 @@ from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.replay import StoredResponse
 from gvm_trainer.samples import Group, Stage
 from gvm_trainer.variance import Variances, gini
+from gvm_trainer.verdicts import unjudged_message
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -32,6 +33,7 @@ def sample_metrics(groups: Sequence[Group], sampling_seconds: float) -> dict[str
         "num_prompts": len(groups),
         "num_timeouts": sum(s.outcome == "timeout" for s in samples),
         "num_errors": sum(s.outcome == "error" for s in samples),
+        "unjudged_message": unjudged_message(samples),
         "tokens_prompt": sum(len(g.prompt.token_ids) for g in groups),
         **{f"tokens_prompt_{stage}": num for stage, num in prompt_tokens.items()},
         **{f"tokens_generated_{stage}": num for stage, num in tokens.items()},

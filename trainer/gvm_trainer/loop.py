@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gvm_api.spec import JobSpec
+from gvm_api.summary import RECENT_ITERATIONS
 from gvm_trainer.allocation import AllocatorClient
 from gvm_trainer.checkpoints import Checkpoints, LoopState, write_final
 from gvm_trainer.collective import Collective
@@ -32,6 +33,8 @@ from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Group
 from gvm_trainer.stopwatch import Stopwatch, idle_fractions
+from gvm_trainer.termination import InvalidInputError
+from gvm_trainer.verdicts import RewardWatch
 from gvm_trainer.weighting import training_samples
 
 
@@ -55,6 +58,7 @@ class TrainingLoop:
     held_out: dict[str, PromptSet]
     order: PromptOrder = field(init=False)
     replay: ReplayBuffer = field(init=False)
+    reward_watch: RewardWatch = field(init=False)
     # Where the run stands; a checkpoint holds all of these.
     iteration: int = 0
     samples_total: int = 0
@@ -65,6 +69,7 @@ class TrainingLoop:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.reward_watch = RewardWatch(self.spec.reward)
         self.order = PromptOrder(
             num_prompts=len(self.training.prompts),
             seed=self.spec.algorithm.seed,
@@ -116,7 +121,8 @@ class TrainingLoop:
         self.iteration, self.elapsed_before = state.iteration, elapsed
         self.samples_total, self.tokens_total = state.samples_total, state.tokens_total
         self.best_accuracy, self.best_iteration = state.best_accuracy, state.best_iteration
-        self.reporter.show(state.metrics_line)
+        for line in self.records.newest(RECENT_ITERATIONS):
+            self.reporter.show(line)
         self.reporter.stage("sync")
         await self.policy_sync.push(self._probes(), version=self.iteration)
 
@@ -127,6 +133,9 @@ class TrainingLoop:
         gathered = await self.e_step.run(
             block, iteration=self.iteration + 1, policy_version=self.iteration, seconds=seconds
         )
+        if fault := self.reward_watch.fault(self.iteration + 1, gathered.samples):
+            self.records.write_samples(self.iteration + 1, gathered.groups)
+            raise InvalidInputError(fault)
         with seconds.of("train"):
             trained = await self._train(gathered.groups)
         self.iteration += 1

@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from gvm_api import names
 from gvm_api.spec import GVMTrainingJob
+from gvm_api.summary import VARIANCES
 from gvm_metrics.catalogue import DIFFICULTIES, LEARNER, STAGES
 from gvm_metrics.registry import Registry
 from gvm_trainer.stopwatch import STAGES as LOOP_STAGES
@@ -111,12 +112,17 @@ class LearnerMetrics:
         self._set("gvm_iteration", line["iteration"])
         for name, key in _GAUGES.items():
             self._show(name, line.get(key))
-        for kind in ("predicted", "realised"):
+        for kind in VARIANCES:
             self._show("gvm_variance_ratio", _ratio(line, f"{kind}_variance"), kind)
         for role in self._gpus:
             self._show("gvm_idle_fraction", line.get(f"idle_{role}"), role)
         for name, score in (line.get("eval") or {}).items():
             self._set("gvm_accuracy", score["accuracy"], name)
+
+    def saved(self, shares: Mapping[str, float | None]) -> None:
+        """Show the share of the variance that the recent plans saved, by kind: realised, predicted."""
+        for kind, share in shares.items():
+            self._show("gvm_variance_saved", share, kind)
 
     def count(self, line: Mapping[str, Any], response_lengths: Sequence[int]) -> None:
         """Add an iteration that has just been done: its line, and the lengths of its training samples (tokens)."""

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 # Configuration fields by which architectures change the logits after the head, or its inputs before it, and
 # the value that changes nothing (Gemma 2 to 4, Cohere, Granite and HyperCLOVA X, Falcon H1, Muse, MiniCPM).
@@ -117,8 +117,15 @@ class TokenLogprobs(nn.Module):
 def _has_plain_head(model: PreTrainedModel) -> bool:
     if model.base_model is model:
         return False
-    config = model.config.get_text_config()
-    return all(getattr(config, name, None) in (None, neutral) for name, neutral in _LOGIT_TRANSFORMS.items())
+    return logit_transform(model.config) is None
+
+
+def logit_transform(config: PretrainedConfig) -> str | None:
+    """The configuration's field by which a model transforms its logits, with its value; None where there is none."""
+    text = config.get_text_config()
+    values = {name: getattr(text, name, None) for name in _LOGIT_TRANSFORMS}
+    changed = (name for name, neutral in _LOGIT_TRANSFORMS.items() if values[name] not in (None, neutral))
+    return next((f"{name}: {values[name]}" for name in changed), None)
 
 
 def _logit_scores(logits: Tensor, targets: Tensor) -> TokenScores:

@@ -41,6 +41,7 @@ class PolicySync:
         Raises:
             WeightSyncError: a server does not take the weights, or samples another policy than the one trained.
         """
+        await self.client.find_servers()  # waits where there are none now, and says so
         weights = await self.collective.call(self.collective.engine.weights)
         pushed = await self.sync.push(weights, version=version)
         self.client.expected_version = version

@@ -20,6 +20,7 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     num_prompts_dropped             prompts of the data set that exceed maxPromptTokens
     num_samples_pilot, …_main       samples drawn in each stage
     num_timeouts, num_errors        samples without a verdict, by cause
+    unjudged_message                what was said of most of them; null where every sample has a verdict
     tokens_prompt                   tokens of the prompts, each counted once
     tokens_prompt_pilot, …_main     the same of the prompts that are sampled in each stage
     tokens_generated_pilot, …_main  response tokens drawn in each stage
@@ -70,6 +71,7 @@ from gvm_trainer.checkpoints import replace_text, truncate_metrics
 from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.sample_rows import preview_rows, sample_rows, write_parquet
 from gvm_trainer.samples import Group
+from gvm_trainer.storage import writing
 
 
 class Records:
@@ -80,8 +82,9 @@ class Records:
         self.plans, self.samples = run_dir / "plans", run_dir / "samples"
         self.latest = run_dir / "latest_samples.json"
         self.saves_samples = saves_samples
-        self.plans.mkdir(parents=True, exist_ok=True)
-        self.samples.mkdir(parents=True, exist_ok=True)
+        with writing(run_dir):
+            self.plans.mkdir(parents=True, exist_ok=True)
+            self.samples.mkdir(parents=True, exist_ok=True)
 
     def keep_job(self, job_file: Path) -> None:
         """Put the job file beside what comes of it, where it does not lie there already."""
@@ -98,9 +101,14 @@ class Records:
         """Take back what was written after the checkpoint."""
         truncate_metrics(self.metrics, after_iteration=after_iteration)
 
+    def newest(self, num_iterations: int) -> list[dict[str, Any]]:
+        """The lines of the newest iterations, in their order."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()[-num_iterations:]
+        return [json.loads(text) for text in lines]
+
     def write_metrics(self, line: Mapping[str, Any]) -> None:
         """Append one iteration's line."""
-        with self.metrics.open("a") as file:
+        with writing(self.metrics), self.metrics.open("a") as file:
             file.write(_strict_json(line) + "\n")
 
     def write_plan(self, iteration: int, plan: PlanFigures, groups: Sequence[Group]) -> None:
@@ -124,7 +132,9 @@ class Records:
         if not self.saves_samples:
             return
         rows = sample_rows(iteration, groups)
-        write_parquet(self.samples / f"{iteration:06}.parquet", rows)
+        path = self.samples / f"{iteration:06}.parquet"
+        with writing(path):
+            write_parquet(path, rows)
         replace_text(self.latest, _strict_json({"iteration": iteration, "samples": preview_rows(rows)}))
 
 

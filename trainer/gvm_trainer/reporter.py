@@ -5,12 +5,13 @@ Owns what is told, not how it came about. Telling never fails the run.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from gvm_api import names, wire
-from gvm_api.summary import summary_line
+from gvm_api.summary import RECENT_ITERATIONS, VARIANCES, summary_line, unjudged_fraction, variance_saved
 from gvm_trainer.allocation import AllocatorClient, AllocatorError
 from gvm_trainer.metrics import RESTING, LearnerMetrics
 from gvm_trainer.records import Records
@@ -30,6 +31,7 @@ class Reporter:
         self,
         *,
         max_iterations: int,
+        learner_id: str,
         allocator: AllocatorClient,
         client: RolloutClient,
         records: Records,
@@ -38,7 +40,8 @@ class Reporter:
     ) -> None:
         self._allocator, self._client = allocator, client
         self._records, self._metrics, self._trackers = records, metrics, trackers
-        self._progress = wire.Progress(phase="Starting", max_iterations=max_iterations)
+        self._progress = wire.Progress(phase="Starting", learner_id=learner_id, max_iterations=max_iterations)
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=RECENT_ITERATIONS)
         self._retries = {names.ROLLOUT: 0, names.ALLOCATOR: 0}
 
     @asynccontextmanager
@@ -49,7 +52,7 @@ class Reporter:
             while True:
                 self._count_retries()
                 with suppress(AllocatorError):  # progress only; the loop's own calls do fail
-                    await self._allocator.progress(self._progress)
+                    await self._allocator.progress(self._progress.model_copy(update={"waiting": self._client.waiting}))
                 await asyncio.sleep(_EVERY_SECONDS)
 
         task = asyncio.create_task(report())
@@ -70,6 +73,11 @@ class Reporter:
         with suppress(AllocatorError):
             await self._allocator.progress(self._progress.model_copy(update={"phase": "Succeeded", "stage": ""}))
 
+    def warn(self, message: str) -> None:
+        """Say what the user should know of, though the run goes on."""
+        logger.warning("%s", message)
+        self._progress = self._progress.model_copy(update={"message": message})
+
     def stage(self, name: str) -> None:
         """A stage of the loop begins."""
         self._progress = self._progress.model_copy(update={"stage": name, "stage_fraction": None})
@@ -85,21 +93,25 @@ class Reporter:
         self._metrics.planned(sizes, [group.accept_rate for group in groups])
 
     def show(self, line: Mapping[str, Any]) -> None:
-        """Show an iteration that is done as the newest: its own, or the one that a checkpoint ends with."""
+        """Show an iteration that is done as the newest: its own, or those that a resumed run begins with."""
         scores = list((line.get("eval") or {}).values())
         accuracy = {"accuracy": scores[0]["accuracy"]} if scores else {}
-        uniform, predicted = line.get("predicted_variance_uniform"), line.get("predicted_variance")
+        self._recent.append(line)
+        saved = {kind: variance_saved(self._recent, kind) for kind in VARIANCES}
         self._progress = self._progress.model_copy(
             update={
                 "iteration": line["iteration"],
                 "step": line["step"],
                 "accept_rate": line.get("accept_rate"),
                 "samples_per_second": line.get("samples_per_second"),
-                "variance_reduction": 1 - predicted / uniform if uniform and predicted is not None else None,
+                "unjudged_fraction": unjudged_fraction(line),
+                "unjudged_message": line.get("unjudged_message") or "",
+                "realised_variance_reduction": saved["realised"],
                 **accuracy,
             }
         )
         self._metrics.show(line)
+        self._metrics.saved(saved)
 
     def write(self, line: Mapping[str, Any], response_lengths: Sequence[int]) -> None:
         """Record an iteration that has just been done, everywhere.

@@ -17,8 +17,11 @@ _PREVIEW_PROMPTS, _PREVIEW_ROWS, _PREVIEW_CHARACTERS = 16, 48, 4000
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     """Write `sample_rows` at once and whole, with the same columns however few they are."""
     temporary = path.with_suffix(".writing")
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-    temporary.replace(path)
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sample_rows(iteration: int, groups: Sequence[Group]) -> list[Row]:

@@ -80,6 +80,8 @@ class Sample:
     outcome: Outcome
     score: SequenceScore | None = None
     """None until the learner has scored it, and where nothing asks for that"""
+    message: str = ""
+    """Why there is no verdict, in one line"""
 
     @property
     def is_accepted(self) -> bool:

@@ -95,7 +95,7 @@ class _Draws:
             SampleRequest(prompt=prompt, stage=self.stage, index=index, seed=sample_seed(self.seed, prompt.id) + index)
         )
         verdict = await asyncio.wrap_future(self.verifier.submit(completion.text, prompt.answer))
-        return Sample(completion=completion, reward=verdict.reward, outcome=verdict.outcome)
+        return Sample(completion=completion, reward=verdict.reward, outcome=verdict.outcome, message=verdict.message)
 
 
 def sample_seed(*parts: object) -> int:

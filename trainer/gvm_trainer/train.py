@@ -21,13 +21,14 @@ from gvm_trainer.engine import Engine
 from gvm_trainer.gang import Gang
 from gvm_trainer.loop import TrainingLoop
 from gvm_trainer.metrics import LearnerMetrics
+from gvm_trainer.model_check import check_model
 from gvm_trainer.policy_sync import PolicySync
 from gvm_trainer.prompts import PromptSet, load_prompts, overlap
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
-from gvm_trainer.termination import invalid_input_explained
+from gvm_trainer.termination import as_invalid_input, last_word
 from gvm_trainer.trackers import open_trackers
 from gvm_trainer.weight_sync.choice import weight_sync
 
@@ -35,15 +36,22 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """One rank, from its environment to its end."""
+    """One rank, from its environment to its end, good or bad."""
+    with last_word():
+        _run()
+
+
+def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every sample
     settings = env.learner_env()
     job = load_job(settings.job_file)
+    with as_invalid_input():
+        check_model(job.spec)
     gang = Gang(collective_timeout_seconds=job.spec.learner.collective_timeout_seconds)
     measures = LearnerMetrics(job) if gang.is_leader else None
     stop_serving = _serve(measures, settings) if measures else None
-    with invalid_input_explained():
+    with as_invalid_input():
         tokenizer = _load_tokenizer(job.spec.model)
         training, held_out = load_prompts(job.spec, tokenizer) if gang.is_leader else (None, {})
         engine = Engine(job.spec, gang)
@@ -73,8 +81,9 @@ async def lead(
     records = Records(settings.run_dir, saves_samples=spec.storage.save_samples)
     records.keep_job(settings.job_file)
     checkpoints = Checkpoints(settings.run_dir, keep_last=spec.storage.keep_last, keep_best=spec.storage.keep_best)
+    damaged = checkpoints.set_damaged_aside()
     async with AsyncExitStack() as stack:
-        with invalid_input_explained():
+        with as_invalid_input():
             verifier = stack.enter_context(Verifier(spec.reward))
             trackers = open_trackers(job, settings.run_dir, first_iteration=checkpoints.next_iteration)
         stack.callback(trackers.close)
@@ -107,12 +116,15 @@ async def lead(
         measures.follow_queues(rollout=lambda: client.num_waiting, verifier=lambda: verifier.num_waiting)
         reporter = Reporter(
             max_iterations=spec.algorithm.max_iterations,
+            learner_id=settings.learner_id,
             allocator=allocator,
             client=client,
             records=records,
             metrics=measures,
             trackers=trackers,
         )
+        if damaged:
+            reporter.warn(damaged)
         loop = TrainingLoop(
             spec=spec,
             run_dir=settings.run_dir,

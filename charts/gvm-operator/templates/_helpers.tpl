@@ -50,7 +50,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.rbac.clusterWide -}}
 {{- if .Values.watchNamespaces }}{{ fail "watchNamespaces and rbac.clusterWide exclude each other: set one" }}{{ end -}}
 {{- else -}}
-{{- join "," (default (list .Release.Namespace) .Values.watchNamespaces) -}}
+{{- if not .Values.watchNamespaces }}{{ fail "set watchNamespaces to the namespaces whose jobs the operator is to run, or rbac.clusterWide: true for all" }}{{ end -}}
+{{- if and (has .Release.Namespace .Values.watchNamespaces) (not .Values.settings.serveOwnNamespace) }}
+{{- fail (printf "watchNamespaces names %s, the operator's own namespace, where a job's pods could use its service account and token key: install the operator into another namespace, or set settings.serveOwnNamespace: true (docs/security.md)" .Release.Namespace) }}
+{{- end -}}
+{{- join "," .Values.watchNamespaces -}}
 {{- end -}}
 {{- end -}}
 

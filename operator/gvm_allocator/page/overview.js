@@ -94,11 +94,16 @@ function timeText(state) {
   return `about ${duration(left * mean - spent)} left · ${duration(mean)} an iteration`;
 }
 
+function waitingText({ who, target, cause, since }, now) {
+  return `${who} has waited ${duration(Math.max(0, now - since))} for ${target}: ${cause}.`;
+}
+
 function messageText(state) {
   const { progress, progressAgeSeconds: age } = state;
   const silent = !isOver(state) && isNumber(age) && age > SILENT_SECONDS;
   const parts = [
     progress.message,
+    progress.waiting && waitingText(progress.waiting, state.serverSeconds),
     progress.phase === "Running" &&
       !isNumber(age) &&
       "The learner has not been heard of since the allocator started; what is shown is what it said before.",

@@ -98,6 +98,12 @@ class JobSpec(SpecPart):
                 "algorithm.weights token_mean counts tokens, which policy gvm's stopping rules would bias; "
                 "set weights: prompt_mean, or allocation.policy: uniform"
             )
+        is_contrast = self.algorithm.name not in ("raft", "raftpp")
+        if is_contrast and self.allocation.policy != "gvm" and self.allocation.samples_per_prompt == 1:
+            raise ValueError(
+                f"allocation.samplesPerPrompt 1 gives {self.algorithm.name} groups of one, whose advantage is 0, so "
+                "nothing is trained; set samplesPerPrompt: 2 or more, or algorithm.name: raftpp"
+            )
         if self.allocation.pilot_reuse == "fixed" and self.algorithm.weights == "token_mean":
             raise ValueError(
                 "allocation.pilotReuse fixed weighs stages, which algorithm.weights token_mean cannot; "
@@ -121,6 +127,8 @@ class JobSpec(SpecPart):
         allocation = self.allocation
         if allocation.parity == "reference":
             return "discard"
+        if allocation.policy == "uniform":
+            return "pooled"  # there is no pilot, and so no weight of it
         if allocation.pilot_reuse != "auto":
             return allocation.pilot_reuse
         if allocation.grad_norm.source == "lagged":

@@ -216,7 +216,7 @@ class RolloutSpec(PodSpec):
     """Samples in flight at one server, and vLLM's max-num-seqs."""
 
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """Time for one request before it is tried again elsewhere."""
+    """Time for one request before it is tried again elsewhere, and for which sampling waits while no server answers."""
 
     request_retries: Annotated[int, Field(ge=0)] = 3
     """How often a request is sent again after a server took it and failed."""

@@ -11,6 +11,7 @@ from gvm_operator.definition import immutability
 from gvm_operator.definition.immutability import Rule
 
 _IS_GPU = "k.endsWith('.com/gpu')"
+_HAS_NO_PILOT = "self.policy == 'uniform' || (self.pilotSamples == 0 && self.revisitPilotSamples == 0)"
 _IS_WHOLE = "string({}[k]).matches('^[0-9]+$')"
 
 
@@ -34,6 +35,11 @@ def rules() -> dict[str, tuple[Rule, ...]]:
 
 
 _SPEC = (
+    Rule(
+        "self.algorithm.name != 'grpo' || self.allocation.samplesPerPrompt != 1",
+        "allocation.samplesPerPrompt 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+        "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp",
+    ),
     Rule(
         "self.learner.microBatchTokens >= self.dataset.maxPromptTokens + self.rollout.maxResponseTokens",
         "learner.microBatchTokens cannot hold one longest sequence; "

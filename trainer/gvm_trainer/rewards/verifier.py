@@ -146,16 +146,17 @@ class Verifier:
             future.set_result(self._verdict(task))
 
     def _verdict(self, task: Future[tuple[float | None, str]]) -> Verdict:
+        name = self._spec.function or f"reward {self._spec.type}"
         error = task.exception()
         if isinstance(error, TimeoutError):
-            return _no_verdict("timeout", f"no verdict within {self._spec.timeout_seconds:g} s")
+            return _no_verdict("timeout", f"{name} gave no verdict within {self._spec.timeout_seconds:g} s")
         if isinstance(error, ProcessExpired):
-            return _no_verdict("error", f"the worker died with exit code {error.exitcode}")
+            return _no_verdict("error", f"{name} ended its worker with exit code {error.exitcode}")
         if error is not None:
-            return _no_verdict("error", f"{type(error).__name__}: {error}")
+            return _no_verdict("error", f"{name} raised {type(error).__name__}: {error}")
         reward, message = task.result()
         if reward is None:
-            return _no_verdict("error", message)
+            return _no_verdict("error", f"{name} {message}")
         is_accepted = reward >= self._spec.accept_threshold
         return Verdict(reward=reward, outcome="accepted" if is_accepted else "rejected")
 

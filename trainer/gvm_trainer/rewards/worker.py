@@ -6,7 +6,7 @@ import signal
 
 from gvm_trainer.rewards.registry import Reward
 
-_LONGEST_MESSAGE = 500  # characters: a user's exception may quote the whole completion
+_LONGEST_MESSAGE = 300  # characters: a user's exception may quote the whole completion
 
 
 def prepare(reward: Reward, memory_bytes: int | None) -> None:
@@ -23,20 +23,27 @@ def prepare(reward: Reward, memory_bytes: int | None) -> None:
 
 
 def judge(reward: Reward, completion: str, answer: str) -> tuple[float | None, str]:
-    """Score one completion: (reward, "") or, where the reward function failed, (None, what went wrong).
+    """Score one completion: (reward, "") or, where the reward function failed, (None, what it did).
 
-    Exceptions end here, as text, because a user's exception class need not survive pickling.
+    Exceptions end here, as one line of text, because a user's exception class need not survive pickling, and what it
+    says may quote a completion with anything in it.
     """
     try:
-        return _as_reward(reward(completion, answer)), ""
+        return _as_reward(reward(completion, answer))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost frame around a user's function
-        return None, f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE]
+        text = str(error)
+        return None, _line(f"raised {type(error).__name__}" + (f": {text}" if text else ""))
 
 
-def _as_reward(value: object) -> float:
+def _as_reward(value: object) -> tuple[float | None, str]:
     if isinstance(value, str) or not hasattr(value, "__float__"):
-        raise TypeError(f"the reward function returned {value!r}; return a float or a bool")
+        return None, _line(f"returned {value!r}; return a float or a bool")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"the reward function returned {number}; return a finite number")
-    return number
+        return None, f"returned {number}; return a finite number"
+    return number, ""
+
+
+def _line(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 1]}…"

@@ -13,9 +13,13 @@ class WeightSyncError(ServerError):
     """A server did not take the weights, or did not within its time. Names the server and the step."""
 
 
+class UnreachableError(WeightSyncError):
+    """The server does not take connections, or broke one off."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyncResult:
-    """What a sync cost: wall time, and the size of the weights sent to each server."""
+    """What a sync cost: wall time, the size of the weights sent to each server, and how many servers took them."""
 
     seconds: float
     num_bytes: int
@@ -27,6 +31,8 @@ class WeightSync(Protocol):
 
     async def push(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> SyncResult:
         """Put these weights into all servers as policy version `version`.
+
+        Where a server can be brought to it later, by `restore`, one that cannot be reached is left out.
 
         `named_tensors` are full (unsharded) tensors under their Hugging Face names, each once; it is iterated
         once, on the calling thread, before any server is paused, so it may gather as it goes.

@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 
-from gvm_trainer.weight_sync.contract import WeightSyncError
+from gvm_trainer.servers import http_timeout
+from gvm_trainer.weight_sync.contract import UnreachableError, WeightSyncError
 
 UNDEFINED_VERSION = "undefined"
 """The version of a server that is loading, or whose loading broke off: samples from it are refused."""
@@ -14,7 +15,7 @@ UNDEFINED_VERSION = "undefined"
 def open_http(timeout_seconds: float) -> httpx.AsyncClient:
     """Return a client for weight-update calls: no connection is kept, since vLLM may close an idle one under a call."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(timeout=timeout_seconds, limits=limits, trust_env=False)
+    return httpx.AsyncClient(timeout=http_timeout(timeout_seconds), limits=limits, trust_env=False)
 
 
 class ServerControl:
@@ -101,6 +102,8 @@ class ServerControl:
             raise WeightSyncError(
                 f"rollout server {self.url}: {step} did not answer within {self._timeout_seconds:g} s"
             ) from error
+        except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
+            raise UnreachableError(f"rollout server {self.url}: {step} failed: {error!r}") from error
         except httpx.HTTPError as error:
             raise WeightSyncError(f"rollout server {self.url}: {step} failed: {error!r}") from error
         if response.is_error and response.status_code not in ok:

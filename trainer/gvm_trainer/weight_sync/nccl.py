@@ -14,7 +14,7 @@ import httpx
 import torch
 from torch import Tensor
 
-from gvm_trainer.servers import resolve_servers
+from gvm_trainer.servers import http_timeout, resolve_servers
 from gvm_trainer.weight_sync.contract import SyncResult, WeightSyncError
 from gvm_trainer.weight_sync.control import ServerControl, open_http
 
@@ -51,6 +51,8 @@ class NcclWeightSync:
         start = time.monotonic()
         weights = [(name, tensor.detach().cuda().contiguous()) for name, tensor in named_tensors]
         urls = await resolve_servers(self._addresses)
+        if not urls:
+            raise WeightSyncError(f"rollout server {', '.join(self._addresses)}: no address is listed under the name")
         async with open_http(self._timeout_seconds) as http:
             controls = [ServerControl(http, url, timeout_seconds=self._timeout_seconds) for url in urls]
             try:
@@ -174,7 +176,7 @@ class ServerGroup:
 
     def _post_one(self, url: str, step: str, body: dict[str, Any]) -> None:
         try:
-            with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as http:
+            with httpx.Client(timeout=http_timeout(self._timeout_seconds), trust_env=False) as http:
                 http.post(f"{url}/{step}", json=body).raise_for_status()
         except httpx.HTTPStatusError as error:
             text = error.response.text[:500]

@@ -1,9 +1,11 @@
 """Do server and learner hold the same policy? Compares the logprobs that they give the same tokens."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gvm_trainer.rollouts import RolloutClient
+from gvm_trainer.servers import ServerGoneError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +21,7 @@ class ParityResult:
 async def parity(
     client: RolloutClient, sequences: Sequence[Sequence[int]], learner_logprobs: Sequence[Sequence[float]]
 ) -> ParityResult:
-    """Score `sequences` on every server and compare.
+    """Score `sequences` on every server and compare; one that vanishes on the way is left out, one that comes joins.
 
     Args:
         client: knows the servers.
@@ -31,7 +33,7 @@ async def parity(
 
     Raises:
         ValueError: nothing to compare, or lengths that do not match.
-        RolloutError: a server cannot be asked.
+        RolloutError: a server that is listed cannot be asked, or none is listed, for as long as the client waits.
     """
     for tokens, logprobs in zip(sequences, learner_logprobs, strict=True):
         if len(tokens) != len(logprobs) + 1:
@@ -39,11 +41,9 @@ async def parity(
     if not any(learner_logprobs):
         raise ValueError("sequences: no token to compare")
     differences: dict[str, list[float]] = {}
-    for url in await client.find_servers():
-        own = differences.setdefault(url, [])
-        for tokens, expected in zip(sequences, learner_logprobs, strict=True):
-            found = await client.prompt_logprobs(tokens, url=url)
-            own += [_difference(a, b) for a, b in zip(found, expected, strict=True)]
+    while left := [url for url in await client.find_servers() if url not in differences]:
+        with suppress(ServerGoneError):
+            differences[left[0]] = await _differences(client, left[0], sequences, learner_logprobs)
     everything = [difference for own in differences.values() for difference in own]
     return ParityResult(
         max_abs=max(everything),
@@ -51,6 +51,16 @@ async def parity(
         num_tokens=len(everything),
         worst_url=max(differences, key=lambda url: max(differences[url])),
     )
+
+
+async def _differences(
+    client: RolloutClient, url: str, sequences: Sequence[Sequence[int]], learner_logprobs: Sequence[Sequence[float]]
+) -> list[float]:
+    own: list[float] = []
+    for tokens, expected in zip(sequences, learner_logprobs, strict=True):
+        found = await client.prompt_logprobs(tokens, url=url)
+        own += [_difference(a, b) for a, b in zip(found, expected, strict=True)]
+    return own
 
 
 def _difference(a: float, b: float) -> float:

@@ -1,23 +1,33 @@
 """Sync through files: shards written once, then fetched over HTTP or read from a shared folder.
 
-All servers verify what they fetched before any of them loads it, so a bad transfer changes no server.
+All servers verify what they fetched before any of them loads it, so a bad transfer changes no server. A server that
+cannot be reached does not hold up the others: it is at another version then, and gets the weights by `restore` before
+an answer of it counts.
 """
 
 import asyncio
+import logging
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from gvm_trainer.servers import resolve_servers
-from gvm_trainer.weight_sync.contract import SyncResult, WeightSyncError
+from gvm_trainer.servers import Address, Names, ServerError, ServerGoneError
+from gvm_trainer.storage import writing
+from gvm_trainer.weight_sync.contract import SyncResult, UnreachableError, WeightSyncError
 from gvm_trainer.weight_sync.control import ServerControl, open_http
 from gvm_trainer.weight_sync.file_server import FileServer
 from gvm_trainer.weight_sync.shards import SHARD_BYTES, Shard, write_shards
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[ServerControl], Awaitable[None]]
 
 
 class StagedWeightSync:
@@ -30,13 +40,13 @@ class StagedWeightSync:
     def __init__(
         self, urls: Sequence[str], *, directory: Path, timeout_seconds: float, shard_bytes: int = SHARD_BYTES
     ) -> None:
-        self._addresses = tuple(urls)
+        self._names = Names(urls)
         self._directory = directory
         self._timeout_seconds = timeout_seconds
         self._shard_bytes = shard_bytes
         self._version: int | None = None
         self._shards: list[Shard] = []
-        self._restoring = asyncio.Lock()
+        self._restoring: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def _init_info(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -48,15 +58,25 @@ class StagedWeightSync:
         """Put these weights into all servers; see `WeightSync.push`."""
         start = time.monotonic()
         folder = self._directory / str(version)
-        self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
+        with writing(folder):
+            self._shards = write_shards(folder, named_tensors, shard_bytes=self._shard_bytes)
         self._version = version
-        urls = await resolve_servers(self._addresses)
-        await self._distribute(urls, version)
+        addresses = {url: Address(url) for url in await self._names.look()}
+
+        def update(listed: list[str]) -> None:
+            for url, address in addresses.items():
+                if url not in listed:
+                    address.vanish()
+
+        async with self._names.following(update):
+            lost = await self._distribute(list(addresses.values()), version)
+        for error in lost.values():
+            logger.warning("%s; it gets policy version %d before its next answer counts", error, version)
         self._keep_only(folder)
         return SyncResult(
             seconds=time.monotonic() - start,
             num_bytes=sum(shard.num_bytes for shard in self._shards),
-            num_servers=len(urls),
+            num_servers=len(addresses) - len(lost),
         )
 
     async def restore(self, url: str) -> None:
@@ -64,33 +84,39 @@ class StagedWeightSync:
         if self._version is None:
             raise WeightSyncError(f"rollout server {url}: there are no weights to restore, none were pushed yet")
         # Every request that meets the restarted server asks for this; the first one does it.
-        async with self._restoring, open_http(self._timeout_seconds) as http:
+        async with self._restoring[url], open_http(self._timeout_seconds) as http:
             control = ServerControl(http, url, timeout_seconds=self._timeout_seconds)
             if await control.version() != str(self._version):
-                await self._distribute([url], self._version)
+                lost = await self._distribute([Address(url)], self._version)
+                if url in lost:
+                    raise lost[url]
 
     def close(self) -> None:
         """Delete the shards."""
         self._version = None
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    async def _distribute(self, urls: Sequence[str], version: int) -> None:
+    async def _distribute(self, addresses: Sequence[Address], version: int) -> dict[str, ServerError]:
+        """Put the shards into these servers; return those that could not be reached, by URL."""
         shards = [shard.announce(self._location(shard)) for shard in self._shards]
         async with open_http(self._timeout_seconds) as http:
-            controls = [ServerControl(http, url, timeout_seconds=self._timeout_seconds) for url in urls]
+            reachable = Reachable(
+                {a: ServerControl(http, a.url, timeout_seconds=self._timeout_seconds) for a in addresses}
+            )
             try:
-                await _all(control.pause() for control in controls)
-                await self._fetch_all(controls, shards)
-                await _all(_commit(control, version) for control in controls)
+                await reachable.each(ServerControl.pause)
+                await self._fetch_all(reachable, shards)
+                await reachable.each(partial(_commit, version=version))
             finally:
                 # A server left paused would hold every later request until its client gives up.
-                await asyncio.gather(*(control.resume() for control in controls), return_exceptions=True)
+                await reachable.try_each(ServerControl.resume)
+        return reachable.lost
 
-    async def _fetch_all(self, controls: list[ServerControl], shards: list[dict[str, Any]]) -> None:
+    async def _fetch_all(self, reachable: "Reachable", shards: list[dict[str, Any]]) -> None:
         try:
-            await _all(self._fetch(control, shards) for control in controls)
+            await reachable.each(partial(self._fetch, shards=shards))
         except WeightSyncError:
-            await asyncio.gather(*(control.abandon() for control in controls), return_exceptions=True)
+            await reachable.try_each(ServerControl.abandon)
             raise
 
     async def _fetch(self, control: ServerControl, shards: list[dict[str, Any]]) -> None:
@@ -104,19 +130,41 @@ class StagedWeightSync:
                 shutil.rmtree(other, ignore_errors=True)
 
 
+class Reachable:
+    """The servers of one sync, less those that turn out not to be reachable."""
+
+    def __init__(self, controls: dict[Address, ServerControl]) -> None:
+        self._controls = controls
+        self.lost: dict[str, ServerError] = {}
+        """Why those that were left out were, by URL."""
+
+    async def each(self, step: Step) -> None:
+        """Wait for every server, then raise the first failure: none may still be at work when others go on."""
+        for address, outcome in await self._outcomes(step):
+            if isinstance(outcome, UnreachableError | ServerGoneError):
+                self.lost.setdefault(address.url, outcome)
+            elif outcome is not None:
+                raise outcome
+
+    async def try_each(self, step: Step) -> None:
+        """The same, whatever becomes of it."""
+        await self._outcomes(step, with_lost=True)
+
+    async def _outcomes(self, step: Step, *, with_lost: bool = False) -> list[tuple[Address, BaseException | None]]:
+        async def do(address: Address, control: ServerControl) -> None:
+            async with address.while_listed():
+                await step(control)
+
+        chosen = {a: control for a, control in self._controls.items() if with_lost or a.url not in self.lost}
+        outcomes = await asyncio.gather(*(do(*pair) for pair in chosen.items()), return_exceptions=True)
+        return list(zip(chosen, outcomes, strict=True))
+
+
 async def _commit(control: ServerControl, version: int) -> None:
     # First, and not after a failure: then the server may not hear it, and serve half a policy under the old label.
     await control.set_undefined()
     await control.update({"stage": "load"})
     await control.finish(version)
-
-
-async def _all(steps: Iterable[Awaitable[None]]) -> None:
-    """Wait for every server, then raise the first failure: none may still be at work when others go on."""
-    outcomes = await asyncio.gather(*steps, return_exceptions=True)
-    for outcome in outcomes:
-        if outcome is not None:
-            raise outcome
 
 
 class HttpWeightSync(StagedWeightSync):
