@@ -390,6 +390,7 @@ class _Call:
                 async for answer in self._answers([row.request for row in rows]):
                     self._give_back(1)
                     if isinstance(answer, samples_api.NotDrawn):
+                        is_stale |= answer.is_unversioned
                         end = CallEnd(f"rollout server {server.url}: {answer.cause}")
                     elif client.expected_version not in (None, answer.policy_version):
                         is_stale = True

@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
-from gvm_trainer.generate_api import SampleRequest, SamplingParams, UnusableAnswerError, parse_version
+from gvm_trainer.generate_api import NoVersionError, SampleRequest, SamplingParams, UnusableAnswerError, parse_version
 from gvm_trainer.samples import Completion
 from gvm_trainer.servers import RolloutError
 
@@ -61,6 +61,8 @@ class NotDrawn:
 
     request: SampleRequest
     cause: str
+    is_unversioned: bool = False
+    """The server does not know the policy version of its weights: a sync into it has broken off half-way."""
 
 
 def silence_limit(max_tokens: int, *, floor_seconds: float) -> float:
@@ -185,7 +187,7 @@ def _read_row(request: SampleRequest, fields: dict[str, Any]) -> Drawn | NotDraw
     try:
         version = parse_version(set(fields["weight_versions"]))
     except UnusableAnswerError as error:
-        return NotDrawn(request=request, cause=str(error))
+        return NotDrawn(request=request, cause=str(error), is_unversioned=isinstance(error, NoVersionError))
     token_ids = tuple(map(int, fields["token_ids"]))
     logprobs = _read_logprobs(fields["logprobs"])
     if len(logprobs) != len(token_ids):

@@ -98,6 +98,7 @@ async def lead(
                 concurrency=spec.rollout.concurrency,
                 timeout_seconds=spec.rollout.request_timeout_seconds,
                 retries=spec.rollout.request_retries,
+                tokenizer=tokenizer,
                 on_stale=sync.restore,
             )
         )
