@@ -113,7 +113,7 @@ def test_supervised_lists_keep_away_from_held_out_ones(train_policy: dict[str, A
     rng = random.Random(0)
     held_out = {train_policy["draw_list"](rng, 8, 3) for _ in range(5000)}
     assert 1700 < len(held_out) < 1960  # of the 1960 lists of this class
-    drawn = {train_policy["draw_prompt"](rng, held_out) for _ in range(200)}
+    drawn = {train_policy["draw_prompt"](rng, held_out, train_policy["CLASS_WEIGHTS"]) for _ in range(200)}
     assert not drawn & held_out
     assert any(train_policy["swaps_needed"](digits) == 3 for digits in drawn)
 
