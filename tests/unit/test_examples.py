@@ -21,7 +21,7 @@ def spec_of(name: str) -> JobSpec:
 
 
 def test_these_are_the_examples() -> None:
-    assert NAMES == ["7b-two-nodes", "arithmetic", "grpo", "private-model", "qwen2.5-math-1.5b", "spot"]
+    assert NAMES == ["7b-two-nodes", "arithmetic", "grpo", "private-model", "qwen2.5-math-1.5b", "sorting", "spot"]
     assert len({load_job(path).metadata.name for path in EXAMPLES}) == len(EXAMPLES), "all may run at once"
 
 
