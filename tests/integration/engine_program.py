@@ -67,13 +67,13 @@ def samples() -> list[TrainingSample]:
 
 
 def sample(number: int, generator: random.Random) -> TrainingSample:
-    length = generator.randrange(3, 30)
+    length, servers = generator.randrange(3, 30), random.Random(number)
     return TrainingSample(
         key=(str(number), "main", 0),
         prompt_token_ids=tuple(generator.randrange(3, 15) for _ in range(5)),
         response_token_ids=tuple(generator.randrange(3, 15) for _ in range(length)),
         old_logprobs=tuple(-2.0 - generator.random() for _ in range(length)),
-        rollout_logprobs=tuple(-2.0 - 2 * generator.random() for _ in range(length)),
+        rollout_logprobs=tuple(-2.5 + servers.gauss(0.0, 0.4) for _ in range(length)),
         advantage=generator.choice([-1.0, 1.0]),
         weight=0.001 * (20.0 if 7 <= number < 14 else 1.0) * generator.random(),
     )
