@@ -16,7 +16,7 @@ from gvm_allocator.sequential.rules import Worth, expected, worth
 from gvm_api.spec import AllocationSpec
 from gvm_api.wire import LedgerTotals, Rules, RulesRequest
 
-NOISE = 0.1
+NOISE = 0.0
 """σ²/‖δ‖² of a prompt whose accepted responses were not yet compared with one another."""
 
 CORRECTION = 0.5
