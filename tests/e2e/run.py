@@ -1,8 +1,8 @@
 """The whole product on a cluster, as its user meets it: `make e2e`, or `python tests/e2e/run.py --help`.
 
 Images are built, the chart is installed by Helm, `kubectl apply` runs the arithmetic example (short) to its end.
-On the way: a wrong image is named in the status, the live page and all metrics are looked at, a pause frees all pods,
-a learner that is killed goes on from its checkpoint. At the end the job and the release are removed, and nothing of
+On the way: a wrong image is named in the status, the live page and all metrics are looked at, a server that is lost
+costs what it had not answered, a pause frees all pods, a learner that is killed goes on from its checkpoint. At the end the job and the release are removed, and nothing of
 them may be left. Prints the time of every step, and one JSON object at the end.
 """
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE, SYSTEM, RELEASE = "gvm-e2e", "gvm-e2e-system", "gvm"
 """Of the jobs, and of the operator."""
 TARGETS = ("operator", "allocator", "trainer", "rollout")
-ITERATIONS = 6
+ITERATIONS = 8
 KINDS = "gvmjobs,pods,deployments,replicasets,jobs,services,configmaps,secrets,pvc,networkpolicies"
 Manifest = dict[str, Any]
 
@@ -95,6 +95,8 @@ def everything(report: Manifest, images: str, folder: Path) -> None:
         until(lambda: status().get("iteration", 0) >= 2, 300, "two iterations")
         look_at_the_page()
         look_at_the_metrics()
+    with step("a server that is lost is replaced", report):
+        lose_the_server(report)
     with step("pause and resume", report):
         pause_and_resume()
     with step("a learner that is killed goes on", report):
@@ -190,6 +192,16 @@ def look_at_the_metrics() -> None:
     for role, metric in (("learner", "gvm_accuracy{"), ("allocator", "gvm_plan_seconds_count{"), ("rollout", "vllm:")):
         pod = next(name for name in workloads("arithmetic", "pods") if role in name)
         assert metric in run("kubectl", "exec", "-n", NAMESPACE, pod, "--", "python", "-c", code), role
+
+
+def lose_the_server(report: Manifest) -> None:
+    """A server's pod that vanishes without a word: its replacement has another address, and the gang goes on."""
+    pod = next(name for name in workloads("arithmetic", "pods") if "rollout" in name)
+    before, begun = status(), time.perf_counter()
+    kubectl("delete", pod, "--force", "--grace-period=0")
+    until(lambda: status()["iteration"] > before["iteration"] + 1, 300, "two iterations after the loss of the server")
+    report["lost_server_seconds"] = round(time.perf_counter() - begun, 1)
+    assert status().get("restarts", 0) == before.get("restarts", 0), status()
 
 
 def pause_and_resume() -> None:
