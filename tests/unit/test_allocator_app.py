@@ -86,7 +86,7 @@ def test_a_visit_is_observed_planned_and_read_back(call: Call) -> None:
     assert made.json()["acceptRates"] == [0.2, 0.9]
     assert made.json()["predictedVariance"] < made.json()["predictedVarianceUniform"]
     assert call("GET", "/v1/jobs/sums/plans/0/0").json() == made.json()
-    totals = {"numPilot": 16, "numMain": 0, "numAccepted": 9, "numUnjudged": 0, "numTokens": 240}
+    totals = {"numPilot": 16, "numMain": 0, "numAccepted": 9, "numUnjudged": 0, "numTokens": 240, "budget": 0.0}
     assert call("GET", "/v1/jobs/sums/ledger").json() == totals
     hard, unseen = call("GET", "/v1/jobs/sums/posterior?ids=hard&ids=unseen").json()
     assert (hard["accepted"], hard["rejected"], hard["gradNorm"], hard["meanTokens"]) == (1, 7, 3, 20)

@@ -98,7 +98,7 @@ def test_the_prior_of_a_new_prompt_is_what_the_others_have_shown() -> None:
         *(outcome(f"{i}", 4, int(random.binomial(4, 0.95 if s else 0.05))) for i, s in enumerate(solved)),
     )
     new = posterior.believe_beta(["new"], allocation, policy_version=1)
-    assert new.a[0] / (new.a[0] + new.b[0]) == pytest.approx(0.68, abs=0.06)
+    assert new.a[0] / (new.a[0] + new.b[0]) == pytest.approx(0.68, abs=0.08)
     assert new.a[0] + new.b[0] < 1.0, "nearly all prompts are one or the other"
     fixed = AllocationSpec(prior=PriorSpec(source="fixed", accepted=1, rejected=3))
     assert posterior.believe_beta(["new"], fixed, policy_version=1).a.tolist() == [1.0]

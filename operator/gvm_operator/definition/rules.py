@@ -11,7 +11,6 @@ from gvm_operator.definition import immutability
 from gvm_operator.definition.immutability import Rule
 
 _IS_GPU = "k.endsWith('.com/gpu')"
-_HAS_NO_PILOT = "self.policy == 'uniform' || (self.pilotSamples == 0 && self.revisitPilotSamples == 0)"
 _IS_WHOLE = "string({}[k]).matches('^[0-9]+$')"
 
 
@@ -36,8 +35,9 @@ def rules() -> dict[str, tuple[Rule, ...]]:
 
 _SPEC = (
     Rule(
-        "self.algorithm.name != 'grpo' || self.allocation.samplesPerPrompt != 1",
-        "allocation.samplesPerPrompt 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+        "self.algorithm.name in ['raft', 'raftpp'] || self.allocation.policy == 'gvm' "
+        "|| self.allocation.samplesPerPrompt != 1.0",
+        "allocation.samplesPerPrompt 1 gives groups of one, whose advantage is 0, so nothing is trained; "
         "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp",
     ),
     Rule(
@@ -127,7 +127,7 @@ _ALLOCATION = (
     ),
     Rule(
         "self.policy == 'gvm' || self.samplesPerPrompt == double(int(self.samplesPerPrompt))",
-        "samplesPerPrompt is not a whole number, which this policy needs; round it, or set policy: gvm",
+        "samplesPerPrompt is not a whole number, which this policy needs; give one, or set policy: gvm",
     ),
     Rule(
         "self.parity != 'reference' || self.policy == 'gvm_paper'",
