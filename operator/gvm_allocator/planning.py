@@ -21,6 +21,8 @@ def make_plan(allocation: AllocationSpec, posterior: Posterior, request: PlanReq
     Raises:
         ValueError: the budget does not fit minSamples and maxSamples, or parity reference lacks a pilot.
     """
+    if allocation.policy == "gvm":
+        raise ValueError("policy gvm plans no sizes; ask for stopping rules, POST /v1/jobs/{job}/rules")
     is_reference = allocation.parity == "reference"
     belief = _belief(allocation, posterior, request)
     has = _pooled_sizes(request)

@@ -18,7 +18,7 @@ from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
 from gvm_api import wire
 from gvm_api.spec import AllocationSpec
-from gvm_trainer.allocation import AllocatorClient, AllocatorError, main_budget, outcomes, pilot_sizes, planned
+from gvm_trainer.allocation import AllocatorClient, AllocatorError, main_budget, outcomes, pilot_sizes, planned, ruled
 from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, SequenceScore, Stage
 
 T = TypeVar("T")
@@ -146,10 +146,13 @@ def plan_request(**changes: Any) -> wire.PlanRequest:
     return wire.PlanRequest.model_validate(content | changes)
 
 
+PAPER = AllocationSpec(policy="gvm_paper", schedule="two_stage")
+
+
 def test_a_whole_iteration_with_the_real_allocator(real_app: FastAPI) -> None:
     async def iteration(client: AllocatorClient) -> None:
         await client.forget()  # nothing there yet, which is no error
-        await client.register(AllocationSpec())
+        await client.register(PAPER)
         assert await client.posterior(["a", "b"]) == {}
         assert await client.observe(OBSERVATION) == wire.ObserveResponse(is_repeat=False, num_samples=4)
         assert await client.observe(OBSERVATION) == wire.ObserveResponse(is_repeat=True, num_samples=4)
@@ -167,7 +170,7 @@ def test_a_whole_iteration_with_the_real_allocator(real_app: FastAPI) -> None:
 
 def test_a_restored_snapshot_forgets_what_came_after_it(real_app: FastAPI) -> None:
     async def resume(client: AllocatorClient) -> None:
-        await client.register(AllocationSpec())
+        await client.register(PAPER)
         before = await client.snapshot()
         await client.observe(OBSERVATION)
         after = await client.snapshot()
@@ -184,7 +187,7 @@ def test_a_forgotten_job_can_be_registered_and_counted_anew(real_app: FastAPI) -
     async def again(client: AllocatorClient) -> None:
         for _ in range(2):
             await client.forget()
-            await client.register(AllocationSpec())
+            await client.register(PAPER)
             assert await client.observe(OBSERVATION) == wire.ObserveResponse(is_repeat=False, num_samples=4)
         await client.forget()
         with pytest.raises(AllocatorError, match=r"snapshot was refused, 404: .*job 'job-1' is not registered"):
@@ -193,9 +196,26 @@ def test_a_forgotten_job_can_be_registered_and_counted_anew(real_app: FastAPI) -
     with_client(real_app, again)
 
 
+def test_a_block_of_stopping_rules_from_the_real_allocator(real_app: FastAPI) -> None:
+    async def block(client: AllocatorClient) -> None:
+        await client.register(AllocationSpec(samples_per_prompt=1.0, max_samples=8))
+        request = wire.RulesRequest(
+            iteration=1, key="rules", policy_version=0, prompt_ids=tuple("abcdefgh"), budget=8.0, seed=1
+        )
+        rules = await client.rules(request)
+        assert rules.prompt_ids == tuple("abcdefgh")
+        assert await client.rules(request) == rules
+        groups = ruled([Group(prompt=replace(PROMPTS[0], id=name)) for name in "abcdefgh"], rules)
+        assert [g.rule and g.rule.first_round for g in groups] == list(rules.first_rounds)
+        with pytest.raises(AllocatorError, match="ask for stopping rules"):
+            await client.plan(plan_request())
+
+    with_client(real_app, block)
+
+
 def test_a_plan_that_cannot_be_made_says_why(real_app: FastAPI) -> None:
     async def plan_too_little(client: AllocatorClient) -> None:
-        await client.register(AllocationSpec())
+        await client.register(PAPER)
         await client.plan(plan_request(budget=1))
 
     with pytest.raises(AllocatorError, match=r"/plans was refused, 422: .*budget"):
@@ -224,16 +244,16 @@ def posterior(prompt_id: str) -> wire.PromptPosterior:
 @pytest.mark.parametrize(
     ("settings", "pilots", "left"),
     [
-        ({}, [4, 0, 4], 3 * 8 - 8),
-        ({"revisit_pilot_samples": 2}, [4, 2, 4], 3 * 8 - 10),
-        ({"pilot_samples": 0}, [0, 0, 0], 3 * 8),
+        ({"policy": "gvm_paper"}, [4, 0, 4], 3 * 8 - 8),
+        ({"policy": "gvm_paper", "revisit_pilot_samples": 2}, [4, 2, 4], 3 * 8 - 10),
+        ({"policy": "gvm_paper", "pilot_samples": 0}, [0, 0, 0], 3 * 8),
         ({"policy": "uniform"}, [0, 0, 0], 3 * 8),
         ({"policy": "uniform", "samples_per_prompt": 1}, [0, 0, 0], 3),
-        ({"parity": "reference"}, [4, 4, 4], 3 * 8),
+        ({"policy": "gvm_paper", "parity": "reference"}, [4, 4, 4], 3 * 8),
     ],
 )
 def test_pilots_and_what_they_leave(settings: dict[str, Any], pilots: list[int], left: int) -> None:
-    spec = AllocationSpec.model_validate(settings)
+    spec = AllocationSpec.model_validate({"schedule": "two_stage"} | settings)
     sizes = pilot_sizes(PROMPTS, {"b": posterior("b"), "elsewhere": posterior("elsewhere")}, spec)
     assert sizes == pilots
     groups = [

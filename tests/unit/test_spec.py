@@ -385,7 +385,7 @@ CROSSED = [
         "spec.allocation.parity: reference needs a pilot; set allocation.pilotSamples: 8",
     ),
     (
-        (("spec/allocation/pilotReuse", "fixed"), ("spec/algorithm/weights", "token_mean")),
+        (("spec/allocation", PAPER | {"pilotReuse": "fixed"}), ("spec/algorithm/weights", "token_mean")),
         "spec.allocation.pilotReuse: fixed weighs stages, which algorithm.weights token_mean cannot; "
         "set weights: prompt_mean or pilotReuse: discard",
     ),
@@ -406,7 +406,7 @@ CURRENT = {"source": "current"}
 PILOT_REUSE = [
     ({"gradNorm": {"source": "lagged"}}, {}, "pooled"),
     ({"gradNorm": CURRENT}, {}, "fixed"),
-    ({"gradNorm": CURRENT}, {"weights": "token_mean"}, "discard"),
+    (PAPER | {"gradNorm": CURRENT}, {"weights": "token_mean"}, "discard"),
     ({"gradNorm": CURRENT, "minSamples": 0}, {}, "discard"),
     ({"pilotReuse": "discard"}, {}, "discard"),
     (PAPER | {"parity": "reference", "gradNorm": {"source": "lagged"}}, {}, "discard"),

@@ -333,7 +333,7 @@ class AllocationSpec(SpecPart):
         if self.parity == "reference" and self.policy != "gvm_paper":
             raise ValueError(f"parity reference needs policy gvm_paper, not {self.policy}")
         if self.policy == "gvm" and self.schedule == "two_stage":
-            raise ValueError("policy gvm has schedule sequential; the paper's two stages are policy: gvm_paper")
+            raise ValueError("policy gvm has schedule sequential; set it so, or policy: gvm_paper for two stages")
         if self.policy == "gvm_paper" and self.schedule == "sequential":
             raise ValueError("policy gvm_paper plans in two stages; set schedule: two_stage")
         if self.policy == "gvm_paper" and self.parity != "reference":

@@ -135,7 +135,7 @@ _ALLOCATION = (
     ),
     Rule(
         "self.policy != 'gvm' || self.schedule == 'sequential'",
-        "policy gvm has schedule sequential; the paper's two stages are policy: gvm_paper",
+        "policy gvm has schedule sequential; set it so, or write policy: gvm_paper for the paper's two stages",
     ),
     Rule(
         "self.policy != 'gvm_paper' || self.schedule == 'two_stage'",
