@@ -2,8 +2,9 @@
 
 Images are built, the chart is installed by Helm, `kubectl apply` runs the arithmetic example (short) to its end.
 On the way: a wrong image is named in the status, the live page and all metrics are looked at, a server that is lost
-costs what it had not answered, a pause frees all pods, a learner that is killed goes on from its checkpoint. At the end the job and the release are removed, and nothing of
-them may be left. Prints the time of every step, and one JSON object at the end.
+costs what it had not answered, a pause frees all pods, a learner that is killed goes on from its checkpoint. At the
+end the job and the release are removed, and nothing of them may be left. Prints the time of every step, and one JSON
+object at the end.
 """
 
 import argparse
