@@ -97,6 +97,11 @@ BAD: list[tuple[Changes, str, str]] = [
         "allocation.samplesPerPrompt 1 gives groups of one",
     ),
     (
+        {"spec/algorithm/name": "rloo", "spec/allocation": {"samplesPerPrompt": 1, "maxSamples": 3}},
+        "spec",
+        "allocation.maxSamples is below the first round",
+    ),
+    (
         {"spec/allocation/policy": "gvm", "spec/algorithm/weights": "token_mean"},
         "spec",
         "algorithm.weights token_mean counts tokens",

@@ -141,6 +141,16 @@ def test_a_budget_that_no_price_meets_says_what_bounds_it() -> None:
     assert "raise promptsPerIteration or maxSamples" in rules.bound
 
 
+def test_a_budget_beyond_first_accepted_responses_is_spent_on_more_of_them() -> None:
+    """The defaults of a job: 8 samples per prompt. Until the first accepted response they draw about two each."""
+    rules = rules_after(Posterior(), AllocationSpec(), budget=3200.0)
+    assert rules.bound == ""
+    assert sum(rules.expected_sizes) == pytest.approx(3200, rel=0.02)
+    assert max(map(len, rules.limits)) > 1
+    tight = rules_after(Posterior(), AllocationSpec(samples_per_prompt=0.5), budget=200.0)
+    assert max(map(len, tight.limits)) == 1
+
+
 def test_contrasting_estimators_get_a_first_round_of_four() -> None:
     rules = rules_after(Posterior(), family="rloo")
     assert set(rules.first_rounds) <= {0, 4}

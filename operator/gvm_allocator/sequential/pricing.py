@@ -3,7 +3,7 @@
 Pure: reads the posterior and the ledger, changes nothing, knows neither HTTP nor the database.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -16,8 +16,9 @@ from gvm_allocator.sequential.rules import Worth, expected, worth
 from gvm_api.spec import AllocationSpec
 from gvm_api.wire import LedgerTotals, Rules, RulesRequest
 
-NOISE = 0.0
-"""σ²/‖δ‖² of a prompt whose accepted responses were not yet compared with one another."""
+NOISES = (0.0, 0.1)
+"""σ²/‖δ‖² of prompts whose accepted responses were not compared with one another: as long as first accepted responses
+can use the budget no second one is paid for, beyond that they are taken to vary a little."""
 
 CORRECTION = 0.5
 """Share of what the blocks so far overspent or underspent that the next one makes up for."""
@@ -38,16 +39,15 @@ def make_rules(allocation: AllocationSpec, posterior: Posterior, totals: LedgerT
         return _uniform(allocation, belief, request)
     first_round, round_size = rounds(request.family, request.budget / m, allocation)
     cost = belief.tokens if allocation.tokens_per_prompt is not None else np.ones(m)
-    generator = np.random.default_rng((request.seed, request.iteration, request.block))
     cap = _affordable_cap(allocation.max_samples, first_round, round_size, m, request.budget / float(cost.mean()))
 
-    def worth_of(part: slice | IntArray) -> Worth:
+    def worth_of(part: slice | IntArray, *, noise: float) -> Worth:
         a, b = belief.a[part], belief.b[part]
         return worth(
             a,
             b,
             cost[part],
-            np.full(a.size, NOISE),
+            np.full(a.size, noise),
             family=request.family,
             cap=cap,
             first_round=first_round,
@@ -55,16 +55,19 @@ def make_rules(allocation: AllocationSpec, posterior: Posterior, totals: LedgerT
         )
 
     target = corrected_budget(request.budget, totals, counts_tokens=allocation.tokens_per_prompt is not None)
-    priced = solve(
-        worth_of,
-        cost,
-        target,
-        first_round=first_round,
-        exploration=allocation.exploration,
-        generator=generator,
-    )
-    shape = _Shape(family=request.family, first_round=first_round, round_size=round_size, cap=cap)
-    errors = _predicted_errors(shape, belief, priced)
+    for noise in NOISES:
+        priced = solve(
+            partial(worth_of, noise=noise),
+            cost,
+            target,
+            first_round=first_round,
+            exploration=allocation.exploration,
+            generator=np.random.default_rng((request.seed, request.iteration, request.block)),
+        )
+        if priced.is_met:
+            break
+    error = partial(_error, request.family, noise)
+    errors = _predicted_errors(error, belief, priced, first_round=first_round, round_size=round_size, cap=cap)
     even = request.budget / float(cost.mean()) / m
     return Rules(
         policy=allocation.policy,
@@ -78,7 +81,7 @@ def make_rules(allocation: AllocationSpec, posterior: Posterior, totals: LedgerT
         grad_norms=tuple(belief.grad_norm.tolist()),
         num_observed=tuple(belief.num_observed.tolist()),
         predicted_variance=float(errors.sum()) / m**2,
-        predicted_variance_uniform=float(_even_errors(request.family, belief, even).sum()) / m**2,
+        predicted_variance_uniform=float(_even_errors(error, belief, even).sum()) / m**2,
         num_explored=int(priced.is_explored.sum()),
         max_samples=cap,
         bound="" if priced.is_met else _what_bounds(allocation, cap, m, priced, target),
@@ -111,34 +114,29 @@ def _affordable_cap(max_samples: int, first_round: int, round_size: int, num_pro
     return max(first_round, min(max_samples, max(most, first_round + round_size)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shape:
-    """What the rules of a block have in common."""
-
-    family: Family
-    first_round: int
-    round_size: int
-    cap: int
+Error = Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]
+"""(a, b, n, k) → error of an estimate that stopped there."""
 
 
-def _predicted_errors(shape: _Shape, belief: BetaBelief, priced: Priced) -> FloatArray:
-    error = partial(_error, shape.family)
+def _predicted_errors(
+    error: Error, belief: BetaBelief, priced: Priced, *, first_round: int, round_size: int, cap: int
+) -> FloatArray:
     stopped = expected(
         belief.a,
         belief.b,
         priced.limits,
-        first_round=shape.first_round,
-        round_size=shape.round_size,
-        cap=shape.cap,
+        first_round=first_round,
+        round_size=round_size,
+        cap=cap,
         error=error,
     ).errors
     nothing = np.zeros(1)
     return np.where(priced.is_sampled, stopped, error(belief.a, belief.b, nothing, nothing))
 
 
-def _even_errors(family: Family, belief: BetaBelief, size: float) -> FloatArray:
+def _even_errors(error: Error, belief: BetaBelief, size: float) -> FloatArray:
     """Errors with `size` samples for every prompt, interpolated between whole numbers."""
-    error, nothing = partial(_error, family), np.zeros(1)
+    nothing = np.zeros(1)
 
     def at(n: int) -> FloatArray:
         if n == 0:
@@ -150,8 +148,8 @@ def _even_errors(family: Family, belief: BetaBelief, size: float) -> FloatArray:
     return at(low) if size == low else at(low) + (size - low) * (at(low + 1) - at(low))
 
 
-def _error(family: Family, a: FloatArray, b: FloatArray, n: FloatArray, k: FloatArray) -> FloatArray:
-    return ERRORS[family](a, b, n, k, np.asarray(NOISE))
+def _error(family: Family, noise: float, a: FloatArray, b: FloatArray, n: FloatArray, k: FloatArray) -> FloatArray:
+    return ERRORS[family](a, b, n, k, np.asarray(noise))
 
 
 def _trimmed(priced: Priced, first_round: int) -> tuple[tuple[int, ...], ...]:
@@ -164,7 +162,8 @@ def _trimmed(priced: Priced, first_round: int) -> tuple[tuple[int, ...], ...]:
 def _uniform(allocation: AllocationSpec, belief: BetaBelief, request: RulesRequest) -> Rules:
     """As many samples for every prompt, whatever their verdicts."""
     m, size = len(request.prompt_ids), int(allocation.samples_per_prompt)
-    variance = float(_even_errors(request.family, belief, size).sum()) / m**2
+    error = partial(_error, request.family, NOISES[-1])
+    variance = float(_even_errors(error, belief, size).sum()) / m**2
     return Rules(
         policy="uniform",
         price=0.0,

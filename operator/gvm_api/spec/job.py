@@ -68,6 +68,7 @@ class JobSpec(SpecPart):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        is_contrast = self.algorithm.name not in ("raft", "raftpp")
         longest = self.dataset.max_prompt_tokens + self.rollout.max_response_tokens
         if self.learner.micro_batch_tokens < longest:
             raise ValueError(
@@ -93,12 +94,16 @@ class JobSpec(SpecPart):
             )
         if self.allocation.parity == "reference" and self.allocation.pilot_samples < 1:
             raise ValueError("allocation.parity reference needs a pilot; set allocation.pilotSamples: 8")
+        if self.allocation.policy == "gvm" and is_contrast and self.allocation.max_samples < 4:
+            raise ValueError(
+                f"allocation.maxSamples {self.allocation.max_samples} is below the first round of 4 that "
+                f"{self.algorithm.name} needs to contrast accepted with rejected samples; raise it to 4 or more"
+            )
         if self.allocation.policy == "gvm" and self.algorithm.weights == "token_mean":
             raise ValueError(
                 "algorithm.weights token_mean counts tokens, which policy gvm's stopping rules would bias; "
                 "set weights: prompt_mean, or allocation.policy: uniform"
             )
-        is_contrast = self.algorithm.name not in ("raft", "raftpp")
         if is_contrast and self.allocation.policy != "gvm" and self.allocation.samples_per_prompt == 1:
             raise ValueError(
                 f"allocation.samplesPerPrompt 1 gives {self.algorithm.name} groups of one, whose advantage is 0, so "

@@ -55,6 +55,11 @@ _SPEC = (
         for role in ("rollout", "learner")
     ),
     Rule(
+        "self.allocation.policy != 'gvm' || self.algorithm.name in ['raft', 'raftpp'] "
+        "|| self.allocation.maxSamples >= 4",
+        "allocation.maxSamples is below the first round of 4 that this algorithm needs; raise it to 4 or more",
+    ),
+    Rule(
         "self.allocation.policy != 'gvm' || self.algorithm.weights != 'token_mean'",
         "algorithm.weights token_mean counts tokens, which policy gvm's stopping rules would bias; "
         "set weights: prompt_mean, or allocation.policy: uniform",
