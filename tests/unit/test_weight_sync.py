@@ -19,6 +19,7 @@ import httpx
 import pytest
 import torch
 from name_service import NameService, run_with
+from seed_tokenizer import seed_tokenizer
 from torch import Tensor
 
 from gvm_trainer.rollouts import RolloutClient
@@ -544,7 +545,13 @@ def scoring(**shifts: float) -> httpx.MockTransport:
 def compare(transport: httpx.MockTransport, *urls: str, expected: list[list[float]]) -> Any:
     async def run() -> Any:
         async with RolloutClient(
-            urls, max_tokens=1, concurrency=4, timeout_seconds=5, retries=0, transport=transport
+            urls,
+            max_tokens=1,
+            concurrency=4,
+            timeout_seconds=5,
+            retries=0,
+            tokenizer=seed_tokenizer(),
+            transport=transport,
         ) as client:
             return await parity(client, [[5, 6, 7], [5, 8]], expected)
 

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from gvm_api.wire import Waiting
 from gvm_trainer import generate_api, samples_api
 from gvm_trainer.generate_api import NoVersionError, SampleRequest, SamplingParams, UnusableAnswerError
-from gvm_trainer.sample_stream import CallEnd, Row, SampleStream
+from gvm_trainer.sample_stream import CallEnd, Row, SampleStream, Wanted
 from gvm_trainer.samples import Completion
 from gvm_trainer.samples_api import Drawn, NotDrawn
 from gvm_trainer.servers import (
@@ -167,8 +167,8 @@ class RolloutClient:
         params = params or self._training
         self._update(await self._names.look())
 
-        async def room(*, fewest: int, most: int) -> tuple[_Call, int]:
-            server, num_samples = await self._room(fewest, most)
+        async def room(wanted: Callable[[], Wanted]) -> tuple[_Call, int]:
+            server, num_samples = await self._room(wanted)
             return _Call(self, server, params, num_samples), num_samples
 
         async with SampleStream(room, retries=self._retries) as stream:
@@ -184,7 +184,7 @@ class RolloutClient:
 
         Raises:
             ServerGoneError: the server at `url` is not listed, or vanished before it answered.
-            RolloutError: as `sample` does.
+            RolloutError: as `SampleStream.draw` does.
         """
         self._update(await self._names.look())
         return await self._ask(
@@ -202,6 +202,14 @@ class RolloutClient:
         silence = samples_api.silence_limit(params.max_tokens, floor_seconds=self._timeout_seconds)
         return samples_api.stream(self._http, url, requests, params, silence_seconds=silence)
 
+    def version_fault(self, answer: Drawn | NotDrawn) -> str:
+        """Why an answer is not of the expected policy version; empty if it is, or failed for another reason."""
+        if isinstance(answer, NotDrawn):
+            return answer.cause if answer.is_unversioned else ""
+        if self.expected_version in (None, answer.policy_version):
+            return ""
+        return f"is at policy version {answer.policy_version}, not {self.expected_version}"
+
     def answered(self, server: Server) -> None:
         """A server gave a good answer."""
         self._fleet.succeeded(server)
@@ -217,14 +225,15 @@ class RolloutClient:
         self._fleet.release(server, num_samples, num_samples)
         self._changed.set()
 
-    async def restore(self, server: Server) -> None:
-        """Bring a server to the expected policy version.
+    async def restore(self, server: Server, fault: str) -> None:
+        """Bring a server to the expected policy version, where it is not for this `fault`.
 
         Raises:
             UnusableAnswerError: nobody can.
+            ServerError: it failed.
         """
         if self._on_stale is None:
-            raise UnusableAnswerError(f"is not at policy version {self.expected_version}")
+            raise UnusableAnswerError(fault)
         await self._on_stale(server.url)
 
     async def find_servers(self) -> list[str]:
@@ -247,11 +256,13 @@ class RolloutClient:
             self._fleet.update(urls)
             self._changed.set()
 
-    async def _room(self, fewest: int, most: int) -> tuple[Server, int]:
-        """Wait until a server is idle or has places for `fewest` samples, and reserve up to `most` of them."""
+    async def _room(self, wanted: Callable[[], Wanted]) -> tuple[Server, int]:
+        """Wait until a server has places for what is wanted by then, and reserve them."""
         while True:
             self._changed.clear()
-            if (found := self._fleet.pick_room(fewest, most)) is not None:
+            if (found := self._fleet.pick_room(*wanted())) is not None:
+                if found[0].num_failures == 0:
+                    self._wait_is_over()
                 return found
             await self._wait_for_change(_who(None))
 
@@ -381,42 +392,54 @@ class _Call:
 
     async def draw(self, rows: Sequence[Row]) -> AsyncGenerator[tuple[Row, Completion] | CallEnd, None]:
         """Yield samples as they are drawn; the end, if some were not. Places are given back one by one."""
-        client, server = self._client, self._server
-        by_request = {id(row.request): row for row in rows}
+        server = self._server
         end: CallEnd | None = None
-        is_stale = False
         try:
-            async with server.address.while_listed():
-                async for answer in self._answers([row.request for row in rows]):
-                    self._give_back(1)
-                    if isinstance(answer, samples_api.NotDrawn):
-                        is_stale |= answer.is_unversioned
-                        end = CallEnd(f"rollout server {server.url}: {answer.cause}")
-                    elif client.expected_version not in (None, answer.policy_version):
-                        is_stale = True
-                    else:
-                        client.answered(server)
-                        text = samples_api.decode(client.tokenizer, answer)
-                        yield by_request[id(answer.request)], answer.completion(text)
-                if is_stale:
-                    await client.restore(server)
-                    end = CallEnd(f"rollout server {server.url}: was not at policy version {client.expected_version}")
+            async with server.address.while_listed(), aclosing(self._drawn(rows)) as drawn:
+                async for each in drawn:
+                    yield each
         except ServerGoneError as error:
             end = CallEnd(str(error), counts=False)
         except (httpx.HTTPError, TimeoutError, UnusableAnswerError, ServerError) as error:
             if isinstance(error, RolloutError):
                 raise
-            client.failed(server, _describe(error))
+            self._client.failed(server, _describe(error))
             # A server that never took the call is a matter of time (it may be starting), not of tries.
             is_lost = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             end = CallEnd(f"rollout server {server.url}: {_describe(error)}", counts=not is_lost)
-        finally:
-            self._give_back(self._num_places)
         if end is not None:
             yield end
 
-    def _answers(self, requests: Sequence[SampleRequest]) -> AsyncGenerator[Drawn | NotDrawn, None]:
-        return self._client.answers(self._server.url, requests, self._params)
+    async def _drawn(self, rows: Sequence[Row]) -> AsyncGenerator[tuple[Row, Completion], None]:
+        """The samples under the expected weights; a server that has others is brought up to date, once."""
+        client, server = self._client, self._server
+        left = {id(row.request): row for row in rows}
+        cause, is_restored = "", False
+        while left:
+            fault = ""
+            requests = [row.request for row in left.values()]
+            async with aclosing(client.answers(server.url, requests, self._params)) as answers:
+                async for answer in answers:
+                    if fault := client.version_fault(answer):
+                        break  # what else it draws would be of these weights, too
+                    row = left.pop(id(answer.request))
+                    self._give_back(1)
+                    if isinstance(answer, NotDrawn):
+                        cause = answer.cause
+                        continue
+                    client.answered(server)
+                    yield row, answer.completion(samples_api.decode(client.tokenizer, answer))
+            if fault and is_restored:
+                raise UnusableAnswerError(f"{fault}, although it was just brought up to date")
+            if fault:
+                await client.restore(server, fault)
+                is_restored = True
+        if cause:
+            raise UnusableAnswerError(cause)
+
+    def close(self) -> None:
+        """Give back the places that are left."""
+        self._give_back(self._num_places)
 
     def _give_back(self, num_samples: int) -> None:
         self._num_places -= num_samples
@@ -432,7 +455,9 @@ def _describe(error: Exception) -> str:
         return f"HTTP {error.response.status_code}: {error.response.text[:300]}"
     if isinstance(error, httpx.ConnectError) and (cause := _system_error(error)):
         return f"{type(error).__name__}: {cause}"
-    return f"{type(error).__name__}: {error}" if isinstance(error, httpx.HTTPError | TimeoutError) else str(error)
+    if isinstance(error, httpx.HTTPError | TimeoutError):
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return str(error)
 
 
 def _system_error(error: BaseException) -> str:

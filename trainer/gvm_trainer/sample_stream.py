@@ -7,9 +7,9 @@ goes, so a lost server costs what it had not answered and nothing else.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from gvm_trainer.generate_api import SampleRequest
 from gvm_trainer.samples import Completion
@@ -48,12 +48,23 @@ class Call(Protocol):
         """Yield samples as they are drawn; the end, if some were not."""
         ...
 
+    def close(self) -> None:
+        """Give back the places that are left, whether anything was drawn or not."""
+        ...
+
+
+class Wanted(NamedTuple):
+    """How many samples a call should have."""
+
+    fewest: int
+    most: int
+
 
 class Room(Protocol):
     """Finds a server for samples that wait."""
 
-    async def __call__(self, *, fewest: int, most: int) -> tuple[Call, int]:
-        """Wait for room for `fewest` samples at least; returns a call with places reserved, and how many."""
+    async def __call__(self, wanted: Callable[[], Wanted]) -> tuple[Call, int]:
+        """Wait for room for what is wanted when there is some; returns a call with places reserved, and how many."""
         ...
 
 
@@ -61,8 +72,8 @@ class SampleStream:
     """Draws samples for as long as the block lasts.
 
     Args:
-        room: waits until a server has room for at least `fewest` samples (or is idle), reserves places for `most` of
-            them or fewer, and returns the call and how many it may have.
+        room: waits until a server has room for at least the fewest samples that are wanted by then, reserves places for
+            the most or fewer, and returns the call and how many it may have.
         retries: how often a sample is asked for again after a server took it and failed.
 
     Example:
@@ -76,6 +87,7 @@ class SampleStream:
         self._is_wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: set[tuple[str, str, int]] = set()
+        self._answers: set[asyncio.Future[Completion]] = set()
         self.num_asked = 0
         self.num_drawn = 0
         self.num_retries = 0
@@ -88,6 +100,8 @@ class SampleStream:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for answer in list(self._answers):
+            answer.cancel()
 
     async def draw(self, request: SampleRequest) -> Completion:
         """The sample that the request names.
@@ -102,6 +116,8 @@ class SampleStream:
         self._names.add(name)
         self.num_asked += 1
         row = Row(request, asyncio.get_running_loop().create_future())
+        self._answers.add(row.answer)
+        row.answer.add_done_callback(self._answers.discard)
         self._want(row)
         return await row.answer
 
@@ -115,16 +131,19 @@ class SampleStream:
             await self._is_wanted.wait()
             await asyncio.sleep(0)  # what is asked for in the same breath goes together
             try:
-                call, num_rows = await self._room(
-                    fewest=min(len(self._waiting), FEWEST_ROWS), most=min(len(self._waiting), MOST_ROWS)
-                )
-            except RolloutError as error:
+                call, num_rows = await self._room(self._wanted)
+            except Exception as error:  # noqa: BLE001  # whatever it was, those who wait must learn of it
                 self._fail(error)
                 continue
             rows = [self._waiting.popleft() for _ in range(min(num_rows, len(self._waiting)))]
             if not self._waiting:
                 self._is_wanted.clear()
-            self._start(self._follow(call, rows))
+            # The call is closed even if the stream ends before its task has begun.
+            self._start(self._follow(call, rows)).add_done_callback(lambda _, call=call: call.close())
+
+    def _wanted(self) -> Wanted:
+        num = len(self._waiting)
+        return Wanted(fewest=min(num, FEWEST_ROWS), most=min(num, MOST_ROWS))
 
     async def _follow(self, call: Call, rows: list[Row]) -> None:
         left = dict.fromkeys(rows)
@@ -139,10 +158,11 @@ class SampleStream:
                 self.num_drawn += 1
                 if not row.answer.done():
                     row.answer.set_result(completion)
-        except RolloutError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it was, those who wait must learn of it
             for row in left:
                 _refuse(row, error)
             return
+        call.close()
         for row in left:
             self._ask_again(row, end)
 
@@ -154,17 +174,18 @@ class SampleStream:
         self.num_retries += 1
         self._want(row)
 
-    def _fail(self, error: RolloutError) -> None:
+    def _fail(self, error: Exception) -> None:
         while self._waiting:
             _refuse(self._waiting.popleft(), error)
         self._is_wanted.clear()
 
-    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _start(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
-def _refuse(row: Row, error: RolloutError) -> None:
+def _refuse(row: Row, error: Exception) -> None:
     if not row.answer.done():
         row.answer.set_exception(error)

@@ -7,14 +7,17 @@ when all samples of the rounds before it have their verdicts, and a sample that 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gvm_api.stopping import StoppingRule
 from gvm_trainer.generate_api import SampleRequest, SamplingParams
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient, SampleStream
 from gvm_trainer.samples import Group, Prompt, Sample, Stage
+
+T = TypeVar("T")
 
 
 async def sample_by_rules(
@@ -52,19 +55,13 @@ async def sample_by_rules(
         return samples
 
     async with client.stream(sampling) as stream:
-        tasks = [
-            asyncio.create_task(
+        drawn = iter(
+            await _all(
                 follow(_Draws(stream=stream, verifier=verifier, prompt=group.prompt, stage=stage, seed=seed), rule)
+                for group, rule in zip(groups, rules, strict=True)
+                if rule.first_round
             )
-            for group, rule in zip(groups, rules, strict=True)
-            if rule.first_round
-        ]
-        try:
-            drawn = iter(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        )
     return [
         group.with_samples(next(drawn)) if rule.first_round else group
         for group, rule in zip(groups, rules, strict=True)
@@ -86,7 +83,7 @@ class _Draws:
         # A sample without a verdict counts as drawn and not as accepted, so that a broken verifier ends, too.
         while more := rule.next_round(len(samples), sum(s.is_accepted for s in samples)):
             start = len(samples)
-            samples += tuple(await asyncio.gather(*(self._sample(index) for index in range(start, start + more))))
+            samples += tuple(await _all(self._sample(index) for index in range(start, start + more)))
         return samples
 
     async def _sample(self, index: int) -> Sample:
@@ -96,6 +93,17 @@ class _Draws:
         )
         verdict = await asyncio.wrap_future(self.verifier.submit(completion.text, prompt.answer))
         return Sample(completion=completion, reward=verdict.reward, outcome=verdict.outcome, message=verdict.message)
+
+
+async def _all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """What each of them returns; the first error as itself, and then none of the others goes on."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def sample_seed(*parts: object) -> int:

@@ -189,8 +189,9 @@ class Fleet:
     """Chooses a server for a request: the one with the fewest tokens outstanding among those in good health.
 
     A server that fails is left alone for `cool_down_seconds`, doubled with each further failure up to 15 s.
-    When requests have waited for `outage_seconds` while no server was in good health, the outage is final; a
-    success alone ends it before. `concurrency` is in samples, over all requests in flight at one server.
+    When requests have waited for `outage_seconds` while no server was in good health, the outage is final once none
+    is being tried any more; a success alone ends it before. `concurrency` is in samples, over all requests in flight
+    at one server.
     """
 
     def __init__(
@@ -246,9 +247,10 @@ class Fleet:
     def pick_room(self, fewest: int, most: int) -> tuple[Server, int] | None:
         """Reserve places for `fewest` to `most` samples at the server with most room, or None where none has any.
 
-        An idle server has room for `fewest` in any case, and one that failed is tried with as few.
+        One that failed is tried with `fewest`, alone.
         """
         now = self._clock()
+        fewest = min(fewest, self._concurrency)
         rooms = [
             (self._num_places(server, fewest), server) for server in self._servers.values() if server.retry_at <= now
         ]
@@ -264,7 +266,7 @@ class Fleet:
 
     def _num_places(self, server: Server, fewest: int) -> int:
         if server.num_samples == 0:
-            return max(self._concurrency, fewest) if server.num_failures == 0 else fewest
+            return self._concurrency if server.num_failures == 0 else fewest
         return self._concurrency - server.num_samples if server.num_failures == 0 else 0
 
     def _has_place(self, server: Server, num_samples: int) -> bool:
@@ -314,7 +316,8 @@ class Fleet:
         """How long until a place may be free (at `url`, if named) for `who`.
 
         Raises:
-            RolloutError: requests have waited for longer than `outage_seconds` with every server failing, or none.
+            RolloutError: requests have waited for longer than `outage_seconds` with every server failing, or none,
+                and no server is being tried.
         """
         now = self._clock()
         if self.is_healthy(url):
@@ -327,7 +330,8 @@ class Fleet:
         if self._failing_since is None:
             self._failing_since = now
         waited = now - self._failing_since
-        if waited > self._outage_seconds:
+        # A server that is being tried may take longer than that for its first sample.
+        if waited > self._outage_seconds and not any(server.num_samples for server in self._servers.values()):
             asked = ", ".join(self._servers) or "none is listed"
             last = f"; last failure: {self._last_failure}" if self._last_failure else ""
             raise RolloutError(f"{who} has waited {waited:.0f} s for a rollout server ({asked}){last}")
