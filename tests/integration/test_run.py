@@ -2,7 +2,7 @@
 
 | case | what must hold |
 |---|---|
-| a short run | exit 0, the budget met on average, ledger = samples, a Hugging Face folder at the end, a report, no process |
+| a short run | exit 0, the budget met on average, ledger = samples, a Hugging Face folder, a report, no process |
 | killed and run again | it goes on after the last checkpoint; each iteration stands once; nothing is counted twice |
 | killed, and its newest checkpoint damaged | it says so, and goes on from the checkpoint before it |
 | a reward that always raises | exit 2 after the first samples, in the function's own words, no restart |

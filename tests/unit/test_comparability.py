@@ -259,7 +259,8 @@ def test_runs_of_one_group_have_one_allocation_and_seeds_of_their_own(tmp_path: 
     b = write_run(tmp_path / "b", seed=1, allocation={"exploration": 0.2})
     (problem,) = problems(a, b)
     assert problem == (
-        f"spec.allocation.exploration: 0.1 in {a} but 0.2 in {b}; runs of gvm are averaged, so tell these apart: LABEL={b}"
+        f"spec.allocation.exploration: 0.1 in {a} but 0.2 in {b}; runs of gvm are averaged, so tell these apart: "
+        f"LABEL={b}"
     )
     assert not problems(a, f"two={b}")
     (problem,) = problems(a, write_run(tmp_path / "c"))
