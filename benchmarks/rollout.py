@@ -2,10 +2,10 @@
 
     python -m benchmarks.rollout [--json]
 
-Starts a real vLLM server of the arithmetic policy. Ours: two stages of 4 samples a prompt, as schedule two_stage
-has them, each drawn by the learner's own client and judged by its verifier. The peer: the same prompts, 8 samples each, sent at once to
-vLLM's own /v1/completions with n=8 by a bare HTTP client, nothing judged. Both are repeated in turn on one server;
-`ratio` is our generated tokens a second over the peer's, medians.
+Starts a real vLLM server of the arithmetic policy. Ours: two stages of 4 samples a prompt, as schedule two_stage has
+them, each drawn by the learner's own client and judged by its verifier. The peer: the same prompts, 8 samples each,
+sent at once to vLLM's own /v1/completions with n=8 by a bare HTTP client, nothing judged. Both are repeated in turn on
+one server; `ratio` is our generated tokens a second over the peer's, medians.
 """
 
 import argparse

@@ -87,9 +87,9 @@ def _budget_difference(a: Run, b: Run) -> Iterator[str]:
     (left, left_unit), (right, right_unit) = _budget(a), _budget(b)
     if left_unit == right_unit and not math.isclose(left, right, rel_tol=_BUDGET_TOLERANCE):
         yield (
-            f"spec.allocation: {left:,.0f} {left_unit} an iteration in {a.directory} ({_as_product(a)}) but {right:,.0f} "
-            f"in {b.directory} ({_as_product(b)}); more {left_unit} are no better allocation: run one again with a "
-            "promptsPerIteration that makes them equal"
+            f"spec.allocation: {left:,.0f} {left_unit} an iteration in {a.directory} ({_as_product(a)}) but "
+            f"{right:,.0f} in {b.directory} ({_as_product(b)}); more {left_unit} are no better allocation: run one "
+            "again with a promptsPerIteration that makes them equal"
         )
 
 

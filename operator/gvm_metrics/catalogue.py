@@ -94,7 +94,7 @@ LEARNER = (
         "gvm_zero_gradient_fraction",
         "gauge",
         "1",
-        "Share of the prompts that gave no gradient, those that were not sampled included.",
+        "Share of the sampled prompts that gave no gradient.",
     ),
     # Stored responses that are trained on again, of the last iteration.
     _job("gvm_replayed_responses", "gauge", "responses", "Stored accepted responses that were trained on."),

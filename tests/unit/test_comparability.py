@@ -227,7 +227,7 @@ def test_groups_that_spent_more_tokens_are_refused_unless_that_is_tolerated(tmp_
     b = [write_run(tmp_path / f"g-{seed}", seed=seed, tokens=1180 + 20 * seed) for seed in (0, 1)]
     (problem,) = problems(*a, *b)
     assert problem.startswith(
-        f"generated tokens at iteration 4, pilot included: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
+        f"generated tokens at iteration 4: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
         f"({b[0]}, {b[1]}), 19% more than the fewest where --token-tolerance allows 10%"
     )
     assert problem.endswith("--token-tolerance 0.19")

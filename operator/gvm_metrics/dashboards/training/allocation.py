@@ -178,8 +178,8 @@ def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
         lines(
             small(
                 "Prompts without a gradient",
-                "Share of the iteration's prompts that taught nothing: not sampled, none of their samples accepted "
-                "(RAFT), or all rewards alike (GRPO). Good: of those that are sampled (“Prompts sampled”) few.",
+                "Share of the sampled prompts that taught nothing: none of their samples accepted (RAFT), or all "
+                "rewards alike (GRPO). Good: it falls; this is what budgets are to lower.",
                 panels.SHARE,
             ),
             Query(JOB.newest("gvm_zero_gradient_fraction"), "without a gradient"),

@@ -89,8 +89,8 @@ def _standing() -> tuple[panels.Number, ...]:
         number(
             small(
                 "Samples a second",
-                "Training samples over the time in which they were drawn, last iteration. Good: steady, and near what the "
-                "servers can do (row “vLLM servers”).",
+                "Training samples over the time in which they were drawn, last iteration. Good: steady, and near what "
+                "the servers can do (row “vLLM servers”).",
                 panels.SAMPLES_PER_SECOND,
             ),
             Query(JOB.newest("gvm_samples_per_second")),
