@@ -1,5 +1,6 @@
 """The example jobs: each is valid, admitted, renders, and shows what its name says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_the_grpo_example_gives_every_sampled_prompt_a_group() -> None:
     assert (spec.algorithm.name, spec.allocation.policy) == ("grpo", "gvm")
     budget = samples_per_iteration(spec) / spec.algorithm.prompts_per_iteration
     assert rounds("rloo", budget, spec.allocation) == (4, 4)
+
+
+def test_the_readme_shows_the_arithmetic_example() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert yaml_format.load_all(block) == yaml_format.load_all((ROOT / "examples/arithmetic.yaml").read_text())
 
 
 def test_the_arithmetic_example_considers_more_prompts_than_it_draws_samples() -> None:

@@ -36,8 +36,9 @@ def rules() -> dict[str, tuple[Rule, ...]]:
 
 _SPEC = (
     Rule(
-        "self.algorithm.name != 'grpo' || self.allocation.samplesPerPrompt != 1",
-        "allocation.samplesPerPrompt 1 gives grpo groups of one, whose advantage is 0, so nothing is trained; "
+        "self.algorithm.name in ['raft', 'raftpp'] || self.allocation.policy == 'gvm' "
+        "|| self.allocation.samplesPerPrompt != 1.0",
+        "allocation.samplesPerPrompt 1 gives groups of one, whose advantage is 0, so nothing is trained; "
         "set samplesPerPrompt: 2 or more, or algorithm.name: raftpp",
     ),
     Rule(
