@@ -1,10 +1,11 @@
-"""Accuracy by tokens: gvm against uniform, same job, same seeds, same updates and learning rate.
+"""Accuracy by tokens: gvm against uniform, same job, same seeds, same samples, updates and learning rate.
 
-    python -m benchmarks.convergence [--seeds 0 1 2] [--iterations 20] [--json]
+    python -m benchmarks.convergence [--seeds 0 1 2] [--iterations 20] [--width 1] [--json]
 
 Runs `gvm run` for each policy and seed on a job file (the arithmetic example by default) with real servers, and
-reads the runs' own records. Every run has samplesPerPrompt samples a prompt and iteration, the pilot included, so
-samples are equal by construction and tokens nearly so; both are printed. `ratio` is how many generated tokens
+reads the runs' own records. uniform gives `--width` samples to as many prompts as make up the job's samples an
+iteration; one sample on many prompts is its best width as a rule. gvm spends the same on average, so tokens are
+nearly equal; they are printed. `ratio` is how many generated tokens
 uniform needs to reach its own best mean accuracy over how many gvm needs to reach the same, linear between
 evaluations; below 1 uniform is ahead. Runs are kept, and a second call resumes or reuses them.
 """
@@ -23,11 +24,17 @@ import yaml
 POLICIES = ("uniform", "gvm")
 
 
+def as_uniform(spec: dict[str, Any], width: int) -> None:
+    """The same samples an iteration as `width` on each prompt."""
+    num_samples = spec["algorithm"]["promptsPerIteration"] * spec["allocation"]["samplesPerPrompt"]
+    spec["algorithm"]["promptsPerIteration"] = round(num_samples / width)
+    spec["allocation"] = {"policy": "uniform", "samplesPerPrompt": width}
+
+
 def run(job: dict[str, Any], policy: str, seed: int, iterations: int, every: int, folder: Path) -> list[dict[str, Any]]:
     """One run's evaluations: {tokens, accuracy} from before training to the end."""
     spec = job["spec"]
     spec["algorithm"] |= {"seed": seed, "maxIterations": iterations}
-    spec["allocation"]["policy"] = policy
     spec["evaluation"]["everyIterations"] = every
     run_dir = folder / f"{policy}-{seed}"
     file = folder / f"{policy}-{seed}.yaml"
@@ -72,25 +79,20 @@ def main() -> None:
     parser.add_argument("--job", type=Path, default=Path("examples/arithmetic.yaml"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--width", type=int, default=1, help="uniform's samples a prompt")
     parser.add_argument("--every", type=int, default=2, help="iterations between evaluations")
     parser.add_argument("--folder", type=Path, default=Path("runs/convergence"), help="where the runs are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     curves: dict[str, list[dict[str, float]]] = {}
     for policy in POLICIES:
-        curves[policy] = mean_curve(
-            [
-                run(
-                    yaml.safe_load(options.job.read_text()),
-                    policy,
-                    seed,
-                    options.iterations,
-                    options.every,
-                    options.folder,
-                )
-                for seed in options.seeds
-            ]
-        )
+        runs = []
+        for seed in options.seeds:
+            job = yaml.safe_load(options.job.read_text())
+            if policy == "uniform":
+                as_uniform(job["spec"], options.width)
+            runs.append(run(job, policy, seed, options.iterations, options.every, options.folder))
+        curves[policy] = mean_curve(runs)
     best = max(point["accuracy"] for point in curves["uniform"])
     needed = {policy: tokens_to_reach(curve, best) for policy, curve in curves.items()}
     uniform, gvm = needed["uniform"], needed["gvm"]

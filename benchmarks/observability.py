@@ -37,11 +37,13 @@ from gvm_cli.ports import free_ports
 from gvm_metrics.registry import Registry
 from gvm_trainer.allocation import AllocatorClient, planned
 from gvm_trainer.metrics import LearnerMetrics
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Completion, Group, Prompt, Sample
 from gvm_trainer.trackers import open_trackers
+from gvm_trainer.variance import Variances
 
 SCRAPE_SECONDS, POLL_SECONDS, PROGRESS_SECONDS = 15.0, 2.0, 1.0
 TOKEN = "benchmark"
@@ -67,7 +69,7 @@ def counted(costs: Costs, what: str) -> Iterator[None]:
     costs[what].append(time.process_time() - begun)
 
 
-def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Group], wire.Plan]:
+def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Group], PlanFigures]:
     """An iteration's samples and plan, as the loop had them."""
     plan = json.loads((run_dir / f"plans/{iteration:06}.json").read_text())
     samples: dict[str, list[Sample]] = {prompt_id: [] for prompt_id in plan["prompt_ids"]}
@@ -100,7 +102,7 @@ def read_iteration(run_dir: Path, iteration: int) -> tuple[list[Group], wire.Pla
         num_at_cap=0,
     )
     groups = [Group(prompt=prompt, samples=tuple(samples[prompt.id])) for prompt in prompts.values()]
-    return planned(groups, made), made
+    return planned(groups, made), PlanFigures.of_plan(made, Variances(plan=1.0, uniform=1.0))
 
 
 def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs: Costs) -> Registry:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.rollout [--json]
 
-Starts a real vLLM server of the arithmetic policy. Ours: a pilot of 4 samples a prompt and then 4 more, each drawn
-by the learner's own client and judged by its verifier. The peer: the same prompts, 8 samples each, sent at once to
-vLLM's own /v1/completions with n=8 by a bare HTTP client, nothing judged. Both are repeated in turn on one server;
-`ratio` is our generated tokens a second over the peer's, medians.
+Starts a real vLLM server of the arithmetic policy. Ours: two stages of 4 samples a prompt, as schedule two_stage has
+them, each drawn by the learner's own client and judged by its verifier. The peer: the same prompts, 8 samples each,
+sent at once to vLLM's own /v1/completions with n=8 by a bare HTTP client, nothing judged. Both are repeated in turn on
+one server; `ratio` is our generated tokens a second over the peer's, medians.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from benchmarks.servers import rollout_server
 from transformers import AutoTokenizer
 
 from gvm_api.load import load_job
+from gvm_api.stopping import StoppingRule
 from gvm_trainer.prompts import load_prompts
 from gvm_trainer.rewards import Verifier
 from gvm_trainer.rollouts import RolloutClient
 from gvm_trainer.samples import Group, Prompt
-from gvm_trainer.sampling import sample_stage
+from gvm_trainer.sampling import sample_by_rules
 
 
 async def stages(url: str, verifier: Verifier, prompts: list[Prompt], max_tokens: int, seed: int) -> float:
@@ -33,11 +34,11 @@ async def stages(url: str, verifier: Verifier, prompts: list[Prompt], max_tokens
     begun, groups = time.perf_counter(), [Group(prompt=prompt) for prompt in prompts]
     async with RolloutClient([url], max_tokens=max_tokens, concurrency=256, timeout_seconds=300, retries=2) as client:
         for stage in ("pilot", "main"):
-            groups = await sample_stage(
+            groups = await sample_by_rules(
                 client,
                 verifier,
                 groups,
-                [4] * len(groups),
+                [StoppingRule(first_round=4)] * len(groups),
                 stage=stage,
                 seed=seed,
                 on_progress=lambda _: None,

@@ -34,13 +34,14 @@ def variance_saved(lines: Iterable[Mapping[str, Any]], kind: str) -> float | Non
 def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
     """One line of metrics.jsonl in words; what was not measured is a dash, and columns keep their place.
 
-    `variance` is the plan's over the uniform plan's as predicted, then as realised: below 1 the allocation gains.
+    `variance` is the gradient's over the uniform plan's, as predicted, and as realised where the schedule measures
+    that: below 1 the allocation gains.
     Of several evaluation sets the first has its column, the others follow at the end. Where samples have no verdict,
     their share stands behind `accept`, early enough for a narrow terminal, and what the reward did at the end.
 
     Example:
-        iteration  4/20  accuracy 0.807  accept 0.677  loss -0.3953  variance 0.74  realised 0.67     91 samples/s
-        19.2k tokens    6.1 s (main 2.9, pilot 2.7)
+        iteration  4/20  accuracy 0.807  accept 0.677  loss -0.3953  variance 0.74 predicted, 0.67 realised
+           91 samples/s  19.2k tokens    6.1 s (main 2.9, pilot 2.7)
     """
     accuracy, *others = list(_accuracies(line).items()) or [("", None)]
     iteration = line.get("iteration") or 0
@@ -50,8 +51,7 @@ def summary_line(line: Mapping[str, Any], max_iterations: int) -> str:
         f"accuracy {_padded(accuracy[1], '.3f', 5)}",
         f"accept {_padded(_number(line, 'accept_rate'), '.3f', 5)}",
         f"loss {_loss(_number(line, 'loss')):<7}",
-        f"variance {_padded(_ratio(line, 'predicted'), '.2f', 4)}",
-        f"realised {_padded(_ratio(line, 'realised'), '.2f', 4)}",
+        _variances(line),
         f"{_compact(_number(line, 'samples_per_second')):>5} samples/s",
         f"{_compact(_generated_tokens(line)):>5} tokens",
         _time(line),
@@ -101,6 +101,14 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
 def _ratio(line: Mapping[str, Any], which: str) -> float | None:
     value, uniform = _number(line, f"{which}_variance"), _number(line, f"{which}_variance_uniform")
     return None if value is None or not uniform else value / uniform
+
+
+def _variances(line: Mapping[str, Any]) -> str:
+    """Predicted and realised; without the latter where prompts were sampled under a price."""
+    text = f"variance {_padded(_ratio(line, 'predicted'), '.2f', 4)} predicted"
+    if line.get("price") is not None:
+        return text
+    return f"{text}, {_padded(_ratio(line, 'realised'), '.2f', 4)} realised"
 
 
 def _generated_tokens(line: Mapping[str, Any]) -> float | None:

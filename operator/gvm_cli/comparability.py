@@ -1,9 +1,11 @@
 """Whether runs may be compared: they differ in nothing but allocation, seed, length and machines. Pure.
 
 The usual way to a wrong claim is a baseline that was given fewer updates, another learning rate or fewer tokens, so
-these are held against what the runs recorded, not only against what their jobs say.
+these are held against what the runs recorded, not only against what their jobs say. Over how many prompts a budget is
+spread, and what of it is replayed, is the allocation's own affair; the budget of an iteration is not.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from gvm_cli.recorded_run import Run
 from gvm_cli.run_groups import Group
 
 DEFAULT_TOKEN_TOLERANCE = 0.1
+_BUDGET_TOLERANCE = 0.01
+"""A number of prompts that makes budgets equal is whole."""
 
 _MUST_MATCH = (
     "model.",
@@ -19,7 +23,6 @@ _MUST_MATCH = (
     "reward.",
     "algorithm.",
     "evaluation.datasets",
-    "allocation.samplesPerPrompt",
     "learner.learningRate",
     "learner.warmupSteps",
     "learner.weightDecay",
@@ -32,6 +35,8 @@ _MUST_MATCH = (
 _MAY_DIFFER = (
     "algorithm.seed",
     "algorithm.maxIterations",
+    "algorithm.promptsPerIteration",
+    "algorithm.replay.",
     "reward.workers",
     # How a server uses its machine, not what it samples.
     "rollout.engineArgs.gpu-memory-utilization",
@@ -39,6 +44,7 @@ _MAY_DIFFER = (
     "rollout.engineArgs.max-num-seqs",
     "rollout.engineArgs.max-num-batched-tokens",
 )
+_ALLOCATION = ("allocation.", "algorithm.promptsPerIteration", "algorithm.replay.")
 _FIXES = {
     "learner.learningRate": "a larger step is no better allocation; run one again with the other's learning rate",
     "algorithm.updatesPerIteration": "more updates are no better allocation; run one again with the other's",
@@ -73,6 +79,36 @@ def check_comparable(groups: Sequence[Group], token_tolerance: float = DEFAULT_T
 def _job_differences(a: Run, b: Run) -> Iterator[str]:
     for key, left, right in _differing(a, b, _MUST_MATCH, _MAY_DIFFER):
         yield f"spec.{key}: {left!r} in {a.directory} but {right!r} in {b.directory}; {_FIXES.get(key, _FIX)}"
+    yield from _budget_difference(a, b)
+
+
+def _budget_difference(a: Run, b: Run) -> Iterator[str]:
+    """What an iteration may cost. Samples against tokens compare by what was recorded alone."""
+    (left, left_unit), (right, right_unit) = _budget(a), _budget(b)
+    if left_unit == right_unit and not math.isclose(left, right, rel_tol=_BUDGET_TOLERANCE):
+        yield (
+            f"spec.allocation: {left:,.0f} {left_unit} an iteration in {a.directory} ({_as_product(a)}) but "
+            f"{right:,.0f} in {b.directory} ({_as_product(b)}); more {left_unit} are no better allocation: run one "
+            "again with a promptsPerIteration that makes them equal"
+        )
+
+
+def _budget(run: Run) -> tuple[float, str]:
+    """What an iteration's samples may cost on average, and its unit."""
+    each, unit = _each(run)
+    return each * run.job.spec.algorithm.prompts_per_iteration, unit
+
+
+def _each(run: Run) -> tuple[float, str]:
+    allocation = run.job.spec.allocation
+    if allocation.tokens_per_prompt is not None:
+        return allocation.tokens_per_prompt, "tokens"
+    return allocation.samples_per_prompt, "samples"
+
+
+def _as_product(run: Run) -> str:
+    each, unit = _each(run)
+    return f"promptsPerIteration {run.job.spec.algorithm.prompts_per_iteration} × {unit}PerPrompt {each:g}"
 
 
 def _within(group: Group) -> Iterator[str]:
@@ -80,7 +116,7 @@ def _within(group: Group) -> Iterator[str]:
     taken: dict[int, Run] = {}
     for run, seed in zip(group.runs, group.seeds, strict=True):
         first, other = group.runs[0], taken.setdefault(seed, run)
-        for key, left, right in _differing(first, run, ("allocation.",), ("allocation.samplesPerPrompt",)):
+        for key, left, right in _differing(first, run, _ALLOCATION, ()):
             yield (
                 f"spec.{key}: {left!r} in {first.directory} but {right!r} in {run.directory}; runs of {group.label} "
                 f"are averaged, so tell these apart: LABEL={run.directory}"

@@ -31,11 +31,14 @@ def compare(
 
     Runs are grouped by their allocation policy, or by a label of yours. Prints
     a table and a verdict, and writes one page (and its plots as PNG): accuracy
-    by generated tokens (the pilot's included), by samples and by iterations.
+    by generated tokens (of all stages), by samples and by iterations.
 
     Runs that differ in anything that matters are refused with exit 2, a line a
-    difference: model, data, reward, algorithm, learning rate, KL anchor,
-    optimiser steps, generated tokens (--token-tolerance). Give each policy at
+    difference: model, data, reward, algorithm, learning rate, KL anchor, the
+    budget of an iteration, optimiser steps, generated tokens
+    (--token-tolerance). A budget may be spread over other numbers of prompts:
+    uniform with one sample on 512 compares with gvm and half a sample on 1024.
+    Give each policy at
     least three seeds, the same ones: with fewer, a difference may be chance.
 
     Two policies, three seeds each:
@@ -44,7 +47,7 @@ def compare(
 
     Two settings of one policy:
 
-    Example: gvm compare 'pilot-2=runs/a-*' 'pilot-4=runs/b-*' --baseline pilot-2
+    Example: gvm compare 'wide=runs/a-*' 'narrow=runs/b-*' --baseline narrow
     """
     try:
         check_page_name(output)

@@ -27,15 +27,15 @@ def comparison_plots(groups: Sequence[Group], comparison: Comparison) -> list[Pl
         (
             "by_tokens",
             "Accuracy by generated tokens",
-            f"{about} Pilot included, up to the smallest total of all runs. The dashed line is "
+            f"{about} Of all stages, up to the smallest total of all runs. The dashed line is "
             f"{comparison.baseline}'s best.",
-            _figure(groups, comparison.by_tokens, "generated tokens, pilot included", comparison.best),
+            _figure(groups, comparison.by_tokens, "generated tokens", comparison.best),
         ),
         (
             "by_samples",
             "Accuracy by samples",
-            f"{about} Pilot included.",
-            _figure(groups, overlay(groups, total_samples), "samples drawn, pilot included"),
+            about,
+            _figure(groups, overlay(groups, total_samples), "samples drawn"),
         ),
         (
             "by_iteration",

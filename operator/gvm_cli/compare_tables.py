@@ -18,7 +18,7 @@ METHOD = (
     (
         "equal tokens",
         "Every run's accuracy is interpolated linearly between its evaluations, and all runs are compared at the "
-        "smallest total of generated tokens among them, the pilot's included.",
+        "smallest total of generated tokens among them, those of a pilot included.",
     ),
     (
         "intervals",

@@ -174,8 +174,11 @@ def final_table(lines: Sequence[Line], facts: Mapping[str, str]) -> Table:
     if trained:
         pilot, main = _sum(trained, "num_samples_pilot"), _sum(trained, "num_samples_main")
         pilot_tokens, main_tokens = _sum(trained, "tokens_generated_pilot"), _sum(trained, "tokens_generated_main")
-        table.add_row("samples", f"{pilot + main:,.0f} (pilot {pilot:,.0f})")
-        table.add_row("tokens generated", f"{pilot_tokens + main_tokens:,.0f} (pilot {pilot_tokens:,.0f})")
+        table.add_row("samples", f"{pilot + main:,.0f}" + (f" (pilot {pilot:,.0f})" if pilot else ""))
+        table.add_row(
+            "tokens generated",
+            f"{pilot_tokens + main_tokens:,.0f}" + (f" (pilot {pilot_tokens:,.0f})" if pilot else ""),
+        )
         table.add_row("variance, predicted", _mean_ratio(trained, "predicted_variance"))
         table.add_row("variance, realised", _mean_ratio(trained, "realised_variance"))
         for stage, share in _stage_shares(trained).items():
@@ -189,7 +192,8 @@ def _stage_shares(lines: Sequence[Line]) -> dict[str, float]:
     seconds = [line.get("seconds") or {} for line in lines]
     total = _sum(seconds, "total")
     stages = dict.fromkeys(stage for each in seconds for stage in each if stage != "total")
-    return {stage: _sum(seconds, stage) / total for stage in stages} if total else {}
+    spent = {stage: _sum(seconds, stage) for stage in stages}
+    return {stage: own / total for stage, own in spent.items() if own} if total else {}
 
 
 def _sum(lines: Sequence[Line], key: str) -> float:

@@ -52,7 +52,7 @@ def token_differences(groups: Sequence[Group], tolerance: float) -> Iterator[str
     if excess > tolerance:
         spent = [f"{means[i]:,.0f} of {groups[i].label} ({groups[i].directories})" for i in (fewest, most)]
         yield (
-            f"generated tokens at iteration {last}, pilot included: {spent[0]} but {spent[1]}, {excess:.0%} more "
+            f"generated tokens at iteration {last}: {spent[0]} but {spent[1]}, {excess:.0%} more "
             f"than the fewest where --token-tolerance allows {tolerance:.0%}; to compare them up to the tokens that "
             f"both spent, say --token-tolerance {math.ceil(100 * excess) / 100:g}"
         )
@@ -64,7 +64,7 @@ def last_shared(runs: Sequence[Run]) -> int | None:
 
 
 def token_means(groups: Sequence[Group]) -> list[float]:
-    """Generated tokens of each group's runs on average, pilot included, at the last shared iteration; NaN: none."""
+    """Generated tokens of each group's runs on average, at the last shared iteration; NaN: none."""
     last = last_shared([run for group in groups for run in group.runs])
     if last is None:
         return [math.nan] * len(groups)

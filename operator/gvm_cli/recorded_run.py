@@ -23,10 +23,10 @@ class RecordedPlan:
     iteration: int
     prompt_ids: tuple[str, ...]
     main_sizes: tuple[int, ...]
-    """Second-stage samples; minSamples and maxSamples bound these."""
+    """Samples of the main stage; minSamples and maxSamples bound these under schedule two_stage."""
 
     sample_sizes: tuple[int, ...]
-    """n_i, both stages."""
+    """n_i, all stages together; 0 where a prompt was not worth a sample."""
 
     accept_rates: tuple[float, ...]
     """Estimates of p_i; NaN where there was none."""

@@ -20,8 +20,8 @@ def report(
     """Write a run's report: RUN_DIR/report.html, and every plot as PNG in RUN_DIR/plots.
 
     The page is one file that needs no network, fit to be attached to a ticket
-    or printed. It shows accuracy by iteration and by tokens, what the run cost
-    (the pilot included), how samples were spread over prompts, the gradient
+    or printed. It shows accuracy by iteration and by tokens, what the run cost,
+    how samples were spread over prompts, the gradient
     variance against the uniform plan's, training health, where the time went,
     failures, some samples, how to reproduce the run, and what all of it means.
     A run that is still going, or was killed, is reported as far as it got.

@@ -26,7 +26,7 @@ class Shares:
     """Share of the prompts."""
 
     samples: FloatArray
-    """Share of the samples, both stages."""
+    """Share of the samples, all stages."""
 
     mean_size: FloatArray
     """Mean n_i; NaN where a class has no prompt."""

@@ -4,19 +4,29 @@ import math
 from collections.abc import Sequence
 
 from gvm_cli.recorded_run import Line, Run, number
-from gvm_cli.report_summary import Table, duration, share, total, total_samples, total_tokens, variance_ratio
+from gvm_cli.report_summary import (
+    Table,
+    duration,
+    has_pilot,
+    share,
+    total,
+    total_samples,
+    total_tokens,
+    variance_ratio,
+)
 
 _ROLES = ("rollout", "learner")
 
 
 def sampling_table(run: Run) -> Table:
-    """Header and rows of samples and tokens by stage; training is pilot and main, evaluation comes on top."""
+    """Header and rows of samples and tokens: of training, by stage where it had two, and of evaluation on top."""
     lines = run.trained
     if not lines:
         return []
     scores = [score for line in run.evaluated for score in line["eval"].values() if score]
     evaluated = [_evaluation_cost(score) for score in scores]
-    rows: Table = [("", "pilot", "main", "training", "evaluation")]
+    names = ("pilot", "main") if has_pilot(lines) else ()
+    rows: Table = [("", *names, "training", "evaluation")]
     for name, keys, in_all, place in (
         ("samples", "num_samples", total_samples(lines[-1]), 0),
         ("prompt tokens", "tokens_prompt", _sum_if_recorded(lines, "tokens_prompt"), 1),
@@ -25,7 +35,7 @@ def sampling_table(run: Run) -> Table:
         stages = [_sum_if_recorded(lines, f"{keys}_{stage}") for stage in ("pilot", "main")]
         # Once a prompt and stage, where that was recorded: its samples of a stage share the prefill.
         whole = sum(stages) if keys == "tokens_prompt" and not math.isnan(sum(stages)) else in_all
-        cells = (*stages, whole, sum(cost[place] for cost in evaluated))
+        cells = (*(stages if names else ()), whole, sum(cost[place] for cost in evaluated))
         rows.append((name, *("–" if math.isnan(cell) else f"{cell:,.0f}" for cell in cells)))
     return rows
 

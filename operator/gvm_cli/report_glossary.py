@@ -8,13 +8,23 @@ TERMS = (
     ),
     (
         "pilot, main",
-        "The two stages in which training samples are drawn. The pilot gives new prompts a few samples each, from "
-        "which p and G are estimated; main is the rest of the budget, spread by the plan. Every count of samples and "
-        "tokens includes the pilot unless it says otherwise.",
+        "Stages in which training samples are drawn. Under schedule sequential there is one, counted as main. Under "
+        "two_stage a pilot gives new prompts a few samples each, from which p and G are estimated, and main is the "
+        "rest of the budget, spread by the plan. Every count of samples and tokens is of both unless it says "
+        "otherwise.",
     ),
-    ("p, accept rate", "Probability that a sample of a prompt is accepted, as estimated when the plan was made."),
-    ("G", "Norm of the gradient of an accepted sample of a prompt, as estimated when the plan was made."),
-    ("n_i", "Samples that prompt i got in an iteration, pilot included."),
+    (
+        "price",
+        "Under schedule sequential a prompt is sampled while its next sample is worth the price: while it is expected "
+        "to lower the gradient's error enough for its cost. A few prompts that are not are sampled by lot.",
+    ),
+    (
+        "replayed responses",
+        "Accepted responses of earlier iterations that were trained on again. They cost no generated tokens.",
+    ),
+    ("p, accept rate", "Probability that a sample of a prompt is accepted, as estimated before it was sampled."),
+    ("G", "Norm of the gradient of an accepted sample of a prompt, as estimated before; measured under two_stage."),
+    ("n_i", "Samples that prompt i got in an iteration; 0 where it was not worth one."),
     (
         "uniform plan",
         "The plan that gives every prompt the same number of samples at the same cost: what the allocation is "
@@ -22,16 +32,18 @@ TERMS = (
     ),
     (
         "gradient variance, predicted",
-        "What the plan promises by its own p and G, over what a uniform plan would have. Below 1 the allocation gains.",
+        "What the allocator expects by its own estimates, over what a uniform plan would have. Below 1 the "
+        "allocation gains. Under sequential it is the gradient's mean squared error, with that of prompts left out.",
     ),
     (
         "gradient variance, realised",
-        "The same ratio, estimated afterwards from the samples drawn. An iteration's value is noisy: look at the "
-        "sums over many. The estimate is low: read it against the .8 to .9 that a uniform run shows of itself.",
+        "Under two_stage: the same ratio, estimated afterwards from the samples drawn. An iteration's value is noisy: "
+        "look at the sums over many. The estimate is low: read it against the .8 to .9 that a uniform run shows of "
+        "itself.",
     ),
     (
         "prompts without gradient",
-        "Prompts whose samples teach nothing: none was accepted or, with GRPO, all fared alike.",
+        "Sampled prompts whose samples teach nothing: none was accepted or, with GRPO, all fared alike.",
     ),
     ("Gini coefficient", "Inequality of n_i: 0 where all prompts get the same, near 1 where one gets everything."),
     ("KL divergence", "How far the policy moved from the one that drew the samples, or from the initial one; nats."),
@@ -40,9 +52,9 @@ TERMS = (
     ("idle", "Share of the time in which the servers, or the learner, waited for the other."),
     (
         "stages of the loop",
-        "pilot and main: sampling. grad norms: G of the accepted pilot samples. plan: the allocator. score: old "
-        "logprobs and the realised variance. train: the updates. sync: new weights into the servers. evaluate: "
-        "held-out accuracy. records and checkpoint: writing to disk.",
+        "main, and pilot where there is one: sampling. grad norms: G of the accepted pilot samples. plan: the "
+        "allocator. score: old logprobs, norms and the realised variance. train: the updates. sync: new weights into "
+        "the servers. evaluate: held-out accuracy. records and checkpoint: writing to disk.",
     ),
 )
 """(term, meaning) each."""

@@ -120,7 +120,7 @@ def _allocation(run: Run, drawn: Plots) -> list[str]:
         return []
     last = run.plans[-1]
     return [
-        paragraph(f"The plan of iteration {last.iteration:,}, by difficulty:"),
+        paragraph(f"Who got the samples of iteration {last.iteration:,}, by difficulty:"),
         table(report_allocation.difficulty_table(last), kind="numbers"),
         plots(drawn["allocation"]),
     ]

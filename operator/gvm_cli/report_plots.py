@@ -11,7 +11,7 @@ from gvm_cli.charts import MOST_DOTS, in_percent, in_short, line_chart, stacked_
 from gvm_cli.plots import SERIES, Plot, add_legend, finished, new_figure
 from gvm_cli.recorded_run import Run, number
 from gvm_cli.report_cost import stage_seconds
-from gvm_cli.report_summary import evaluations, standard_error, total_tokens
+from gvm_cli.report_summary import evaluations, has_pilot, standard_error, total_tokens
 
 
 def accuracy_plots(run: Run) -> list[Plot]:
@@ -26,7 +26,7 @@ def accuracy_plots(run: Run) -> list[Plot]:
         (
             "accuracy_by_tokens",
             "Accuracy by generated tokens",
-            "The same against what it cost: all tokens generated for training, the pilot's too.",
+            "The same against what it cost: all tokens generated for training.",
             _accuracy(run, by_tokens=True),
         ),
     )
@@ -44,20 +44,21 @@ def convergence(run: Run) -> Figure | None:
 
 def cost_plots(run: Run) -> list[Plot]:
     """Generated tokens, throughput and idle shares, by iteration."""
-    tokens = _series(run, {"pilot": "tokens_generated_pilot", "main": "tokens_generated_main"})
+    stages = {"pilot": "tokens_generated_pilot"} if has_pilot(run.trained) else {}
+    tokens = _series(run, {**stages, "main": "tokens_generated_main"})
     throughput = _series(run, {"tokens": "tokens_per_second"})
     idle = _series(run, {"servers": "idle_rollout", "learner": "idle_learner"})
     return finished(
         (
             "generated_tokens",
             "Generated tokens",
-            "Response tokens of an iteration, by stage, stacked.",
+            "Response tokens of an iteration, by stage.",
             stacked_chart(_iterations(run), tokens, y="tokens"),
         ),
         (
             "throughput",
             "Throughput",
-            "Response tokens over the time of the two sampling stages.",
+            "Response tokens over the time in which they were drawn.",
             line_chart(_iterations(run), throughput, y="tokens per second", scale="from zero"),
         ),
         (
@@ -84,7 +85,7 @@ def health_plots(run: Run) -> list[Plot]:
         (
             "accept_rate",
             "Accept rate",
-            "Accepted training samples, and prompts that nothing was learnt from.",
+            "Accepted training samples, and sampled prompts that nothing was learnt from.",
             line_chart(i, accepted, y="share", scale="whole", size="small"),
         ),
         ("loss", "Loss", "Mean over the updates.", line_chart(i, loss, y="loss", size="small")),
@@ -164,7 +165,7 @@ def _draw_accuracy(run: Run, axes: Axes, *, by_tokens: bool) -> None:
         error = np.array([standard_error(line["eval"][name]) for line in lines])
         axes.fill_between(x, y - error, y + error, color=colour, alpha=0.18, linewidth=0)
         axes.plot(x, y, color=colour, marker="o" if len(lines) <= MOST_DOTS else None, markersize=3, label=name)
-    axes.set_xlabel("generated tokens, pilot included" if by_tokens else "iteration")
+    axes.set_xlabel("generated tokens" if by_tokens else "iteration")
     axes.xaxis.set_major_locator(whole_numbers(6))
     if by_tokens:
         axes.xaxis.set_major_formatter(in_short())

@@ -13,7 +13,7 @@ from gvm_cli.charts import bar_edges, in_percent, line_chart, scale_axes, stacke
 from gvm_cli.plots import CLASSES, INK, MUTED, SERIES, Plot, add_legend, finished, new_figure
 from gvm_cli.recorded_run import Line, RecordedPlan, Run, number
 from gvm_cli.report_allocation import class_name, share_at, shares_by_difficulty
-from gvm_cli.report_summary import READ_AGAINST, is_uniform, variance_ratio
+from gvm_cli.report_summary import READ_AGAINST, is_priced, is_uniform, variance_ratio
 
 _MOST_BARS = 32
 _SMALLEST_BUBBLE, _SINGLE_BUBBLE, _LARGEST_BUBBLE = 4.0, 9.0, 400.0
@@ -27,65 +27,115 @@ def allocation_plots(run: Run) -> list[Plot]:
     last, iterations = run.plans[-1], [plan.iteration for plan in run.plans]
     shares = [shares_by_difficulty(plan).samples for plan in run.plans]
     by_class = {class_name(place): [each[place] for each in shares] for place in range(len(CLASSES))}
+    gini = {"Gini": [number(line, "sample_size_gini") for line in run.trained]}
+    return (
+        finished(
+            (
+                "sample_sizes",
+                "Samples of a prompt, n_i",
+                "Prompts without a sample count. Bands hold the middle half and the middle four fifths of the prompts.",
+                _sample_sizes(run.plans),
+            ),
+            (
+                "budget_by_difficulty",
+                "Share of the budget by difficulty",
+                "Share of an iteration's samples that went to prompts of each class of the estimated accept rate p.",
+                stacked_chart(iterations, by_class, y="share of the samples", scale="whole", colours=CLASSES),
+            ),
+            (
+                "sample_size_by_accept_rate",
+                f"n_i against p, iteration {last.iteration}",
+                "The last iteration. A bubble's area is the number of prompts with that p and n_i.",
+                _sizes_by_accept_rate(last),
+            ),
+            (
+                "sample_size_histogram",
+                f"How many prompts got n_i, iteration {last.iteration}",
+                "The last iteration; at 0 the prompts that were not sampled.",
+                _histogram(last),
+            ),
+            (
+                "gini",
+                "Inequality of the budget",
+                "Gini coefficient of n_i: 0 where all prompts get the same, near 1 where one gets all.",
+                line_chart([line["iteration"] for line in run.trained], gini, y="Gini coefficient", scale="from zero"),
+            ),
+        )
+        + (_price_plots(run) if is_priced(run.trained) else _bound_plots(run))
+        + _replay_plots(run)
+    )
+
+
+def _bound_plots(run: Run) -> list[Plot]:
+    """Of a plan with floor and cap; there is none where prompts stop one by one, or all get the same."""
     spec = run.job.spec.allocation
+    if is_uniform(run):
+        return []
     bounds = {
         "at minSamples": share_at(run.plans, spec.min_samples),
         "at maxSamples": share_at(run.plans, spec.max_samples),
     }
-    gini = {"Gini": [number(line, "sample_size_gini") for line in run.trained]}
     return finished(
-        (
-            "sample_sizes",
-            "Samples of a prompt, n_i",
-            "Pilot included. Bands hold the middle half and the middle four fifths of the prompts.",
-            _sample_sizes(run.plans),
-        ),
-        (
-            "budget_by_difficulty",
-            "Share of the budget by difficulty",
-            "Share of an iteration's samples that went to prompts of each class of the estimated accept rate p.",
-            stacked_chart(iterations, by_class, y="share of the samples", scale="whole", colours=CLASSES),
-        ),
-        (
-            "sample_size_by_accept_rate",
-            f"n_i against p, iteration {last.iteration}",
-            "The last plan. A bubble's area is the number of prompts with that p and n_i.",
-            _sizes_by_accept_rate(last),
-        ),
-        (
-            "sample_size_histogram",
-            f"How many prompts got n_i, iteration {last.iteration}",
-            "The last plan, pilot included.",
-            _histogram(last),
-        ),
-        (
-            "gini",
-            "Inequality of the budget",
-            "Gini coefficient of n_i: 0 where all prompts get the same, near 1 where one gets all.",
-            line_chart([line["iteration"] for line in run.trained], gini, y="Gini coefficient", scale="from zero"),
-        ),
         (
             "floor_and_cap",
             "Prompts at the bounds",
             f"Share of the prompts whose second-stage samples are minSamples ({spec.min_samples}) or maxSamples "
             f"({spec.max_samples}).",
-            line_chart(iterations, bounds, y="share of the prompts", scale="share"),
+            line_chart([plan.iteration for plan in run.plans], bounds, y="share of the prompts", scale="share"),
+        ),
+    )
+
+
+def _price_plots(run: Run) -> list[Plot]:
+    """Whom the price leaves out."""
+    iterations = [line["iteration"] for line in run.trained]
+    shares = {
+        label: [number(line, key) / max(number(line, "num_prompts"), 1) for line in run.trained]
+        for label, key in (("sampled", "num_sampled"), ("by lot", "num_explored"))
+    }
+    price = {"price": [number(line, "price") for line in run.trained]}
+    return finished(
+        (
+            "prompts_sampled",
+            "Prompts sampled",
+            "Share of an iteration's prompts that got a sample, and of those that got one by lot though it was not "
+            "worth its price.",
+            line_chart(iterations, shares, y="share of the prompts", scale="share"),
+        ),
+        (
+            "price",
+            "Price of a sample",
+            "Worth per unit of cost below which no sample is drawn; it is set so that the budget is met.",
+            line_chart(iterations, price, y="price", scale="from zero"),
+        ),
+    )
+
+
+def _replay_plots(run: Run) -> list[Plot]:
+    if not any(line.get("num_replayed") for line in run.trained):
+        return []
+    counts = {"replayed": [number(line, "num_replayed") for line in run.trained]}
+    return finished(
+        (
+            "replayed_responses",
+            "Replayed responses",
+            "Stored accepted responses of earlier iterations that were trained on again.",
+            line_chart([line["iteration"] for line in run.trained], counts, y="responses", scale="from zero"),
         ),
     )
 
 
 def variance_plots(run: Run) -> list[Plot]:
     """Gradient variance against the uniform plan's."""
-    return finished(
-        (
-            "gradient_variance",
-            "Gradient variance against the uniform plan's",
-            f"{'' if is_uniform(run) else 'Below the dashed line the allocation gained. '}Predicted: by the plan. "
-            "Realised: measured afterwards, noisy in a single iteration; the grey line is the ratio of its sums so "
-            f"far: {READ_AGAINST}. Logarithmic.",
-            _variance(run.trained),
-        ),
+    realised = (
+        " Realised: measured afterwards, noisy in a single iteration; the grey line is the ratio of its sums so far: "
+        f"{READ_AGAINST}."
     )
+    caption = "" if is_uniform(run) else "Below the dashed line the allocation gained. "
+    caption += "Predicted: as the allocator expects it."
+    caption += realised if variance_ratio(run.trained, "realised")[1] else ""
+    title = "Gradient variance against the uniform plan's"
+    return finished(("gradient_variance", title, f"{caption} Logarithmic.", _variance(run.trained)))
 
 
 def _sample_sizes(plans: Sequence[RecordedPlan]) -> Figure:

@@ -46,17 +46,35 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
             (f"accuracy, {name}", f"{first['accuracy']:.1%} → {latest['accuracy']:.1%}", _change(first, latest))
         )
     if lines:
-        pilot, tokens = total(lines, "num_samples_pilot"), total(lines, "tokens_generated_pilot")
-        shown.append(("samples", f"{total_samples(last):,}", f"of these pilot {share(pilot, total_samples(last))}"))
-        shown.append(("tokens generated", compact(total_tokens(last)), f"pilot {share(tokens, total_tokens(last))}"))
-        realised, predicted = (variance_ratio(lines, which)[0] for which in ("realised", "predicted"))
-        value = "not measured" if math.isnan(realised) else f"{realised:.2f}"
-        gain = "this run is uniform itself" if is_uniform(run) else "below 1 the allocation gained"
-        remark = f"{gain}; {READ_AGAINST}" + ("" if math.isnan(predicted) else f"; predicted {predicted:.2f}")
-        shown.append(("gradient variance over uniform's", value, remark))
+        shown += [*_spent(last, lines), _variance_tile(run)]
     wall = duration(number(last, "elapsed_seconds"))
     shown.append(("wall time", wall, f"{len(lines):,} of {run.job.spec.algorithm.max_iterations:,} iterations"))
     return shown
+
+
+def _spent(last: Line, lines: Sequence[Line]) -> list[tuple[str, str, str]]:
+    """Samples and tokens, with the pilot's share where there was a pilot."""
+    num_samples, num_tokens = total_samples(last), total_tokens(last)
+    if has_pilot(lines):
+        pilot, tokens = total(lines, "num_samples_pilot"), total(lines, "tokens_generated_pilot")
+        remarks = f"of these pilot {share(pilot, num_samples)}", f"pilot {share(tokens, num_tokens)}"
+    else:
+        sampled, considered = total(lines, "num_sampled"), total(lines, "num_prompts")
+        was_chosen = considered and sampled < considered
+        remarks = (
+            f"sampled {sampled / considered:.0%} of the prompts considered" if was_chosen else "",
+            f"{num_tokens / num_samples:.0f} a sample" if num_samples else "",
+        )
+    return [("samples", f"{num_samples:,}", remarks[0]), ("tokens generated", compact(num_tokens), remarks[1])]
+
+
+def _variance_tile(run: Run) -> tuple[str, str, str]:
+    realised, predicted = (variance_ratio(run.trained, which)[0] for which in ("realised", "predicted"))
+    gain = "this run is uniform itself" if is_uniform(run) else "below 1 the allocation gained"
+    foretold = "" if math.isnan(predicted) else f"; predicted {predicted:.2f}"
+    if not math.isnan(realised):
+        return "gradient variance over uniform's", f"{realised:.2f}", f"{gain}; {READ_AGAINST}{foretold}"
+    return "gradient variance over uniform's", "not measured", foretold.removeprefix("; ")
 
 
 def accuracy_table(run: Run) -> Table:
@@ -106,6 +124,16 @@ def evaluations(run: Run, name: str) -> list[Line]:
     return [line for line in run.evaluated if (line["eval"].get(name) or {}).get("accuracy") is not None]
 
 
+def has_pilot(lines: Sequence[Line]) -> bool:
+    """Whether a pilot was sampled; a sequential schedule has none, and none before the first visit."""
+    return total(lines, "num_samples_pilot") > 0
+
+
+def is_priced(lines: Sequence[Line]) -> bool:
+    """Whether prompts were sampled under a price."""
+    return total(lines, "price") > 0
+
+
 def is_uniform(run: Run) -> bool:
     """Whether there is no allocation that could have gained."""
     return run.job.spec.allocation.policy == "uniform"
@@ -121,12 +149,12 @@ def standard_error(score: Line) -> float:
 
 
 def total_samples(line: Line) -> int:
-    """Samples up to and including a line, the pilot's too; 0 before training."""
+    """Samples up to and including a line, of all stages; 0 before training."""
     return int(line.get("samples_total") or 0)
 
 
 def total_tokens(line: Line) -> int:
-    """Generated tokens up to and including a line, the pilot's too; 0 before training."""
+    """Generated tokens up to and including a line, of all stages; 0 before training."""
     return int(line.get("tokens_total") or 0)
 
 

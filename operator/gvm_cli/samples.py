@@ -19,7 +19,7 @@ def samples(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Id of a prompt.")] = None,
     outcome: Annotated[Outcome | None, typer.Option(help="The verdict; timeout and error are none.")] = None,
-    stage: Annotated[Stage | None, typer.Option(help="pilot estimates p and G, main is the planned rest.")] = None,
+    stage: Annotated[Stage | None, typer.Option(help="pilot: of a first stage; main: all others.")] = None,
     min_accept_rate: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Prompts with an estimated accept rate p of at least this.")
     ] = None,
@@ -34,9 +34,9 @@ def samples(
 ) -> None:
     """Print samples of a run: prompt, answer, completion, verdict, and why the prompt got that many.
 
-    p is the prompt's accept rate and G the norm of its gradient, as the plan
-    of that iteration estimated them; n_i is how many samples the prompt got,
-    pilot included. Filters may be combined. Characters that would not show
+    p is the prompt's accept rate and G the norm of its gradient, as they were
+    estimated before that iteration; n_i is how many samples the prompt got,
+    all stages together. Filters may be combined. Characters that would not show
     are printed as escapes.
 
     The last iteration's first ten:

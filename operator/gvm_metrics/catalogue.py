@@ -90,13 +90,41 @@ LEARNER = (
     _job("gvm_learning_rate", "gauge", "1", "Learning rate of the last update."),
     _job("gvm_response_tokens", "histogram", "tokens", "Length of the training samples.", buckets=_LENGTHS),
     _job("gvm_truncated_fraction", "gauge", "1", "Share of the samples that ran into maxResponseTokens."),
-    _job("gvm_zero_gradient_fraction", "gauge", "1", "Share of the prompts that gave no gradient."),
-    # How the newest plan spreads the samples of both stages.
+    _job(
+        "gvm_zero_gradient_fraction",
+        "gauge",
+        "1",
+        "Share of the sampled prompts that gave no gradient.",
+    ),
+    # Stored responses that are trained on again, of the last iteration.
+    _job("gvm_replayed_responses", "gauge", "responses", "Stored accepted responses that were trained on."),
+    _job("gvm_replay_stored_responses", "gauge", "responses", "Accepted responses that are stored for replay."),
+    _job("gvm_replay_age_iterations", "gauge", "iterations", "Mean age of those that were trained on."),
+    # How the newest plan, or the newest rules, spread the samples.
+    _job(
+        "gvm_allocation_price",
+        "gauge",
+        "1",
+        "Worth per unit of cost below which no sample was drawn; 0 under policy uniform, absent under two_stage.",
+    ),
+    _job("gvm_sampled_fraction", "gauge", "1", "Share of the iteration's prompts with at least one sample."),
+    _job(
+        "gvm_explored_fraction",
+        "gauge",
+        "1",
+        "Share of the iteration's prompts that were sampled by lot, though not worth the price.",
+    ),
+    _job(
+        "gvm_solved_sample_fraction",
+        "gauge",
+        "1",
+        "Share of the samples in groups of two or more of which over 80 % were accepted.",
+    ),
     _job(
         "gvm_allocation_sample_size",
         "histogram",
         "samples",
-        "n_i: samples of a prompt in an iteration, both stages.",
+        "n_i: samples of a prompt in an iteration, all stages together; 0 for one that was not sampled.",
         buckets=_SIZES,
     ),
     _job("gvm_allocation_gini", "gauge", "1", "Gini coefficient of the newest plan's n_i: 0 where all get the same."),
@@ -114,15 +142,21 @@ LEARNER = (
         "Share of the newest plan's prompts that have an estimated acceptance rate.",
         "accept_rate",
     ),
-    # Variance of the gradient, of the last iteration, the pilot counted.
-    _job("gvm_predicted_variance", "gauge", "1", "(1/m²) Σ G²/(n p) of the plan."),
+    # Variance of the gradient, of the last iteration, all stages counted.
+    _job(
+        "gvm_predicted_variance",
+        "gauge",
+        "1",
+        "Of the gradient, as the allocator expects it. sequential: mean squared error under the rules, in units of a "
+        "prompt's own; two_stage: (1/m²) Σ G²/(n p) of the plan.",
+    ),
     _job("gvm_predicted_variance_uniform", "gauge", "1", "The same of the uniform plan of the same cost."),
     _job(
         "gvm_realised_variance",
         "gauge",
         "1",
         "Variance of the gradient as the samples show it: from two random halves of each prompt's accepted samples, "
-        "and from whether a prompt is solved at all.",
+        "and from whether a prompt is solved at all. Absent under schedule sequential, which does not measure it.",
     ),
     _job("gvm_realised_variance_uniform", "gauge", "1", "The same of the uniform plan, by the same samples."),
     _job(
@@ -141,7 +175,13 @@ LEARNER = (
         "kind",
     ),
     # Cost.
-    _job("gvm_samples_total", "counter", "samples", "Samples drawn, by stage: pilot, main, evaluate.", "stage"),
+    _job(
+        "gvm_samples_total",
+        "counter",
+        "samples",
+        "Samples drawn, by stage: pilot (two_stage only), main, evaluate.",
+        "stage",
+    ),
     _job(
         "gvm_prompt_tokens_total",
         "counter",
@@ -150,8 +190,10 @@ LEARNER = (
         "stage",
     ),
     _job("gvm_generated_tokens_total", "counter", "tokens", "Response tokens drawn, by stage.", "stage"),
-    _job("gvm_samples_per_second", "gauge", "samples/second", "Training samples over the time of their two stages."),
-    _job("gvm_tokens_per_second", "gauge", "tokens/second", "Response tokens over the time of their two stages."),
+    _job(
+        "gvm_samples_per_second", "gauge", "samples/second", "Training samples over the time in which they were drawn."
+    ),
+    _job("gvm_tokens_per_second", "gauge", "tokens/second", "Response tokens over the time in which they were drawn."),
     _job("gvm_stage_seconds_total", "counter", "seconds", "Wall time by stage of the loop.", "stage"),
     _job(
         "gvm_gpu_seconds_total",
@@ -195,12 +237,29 @@ LEARNER = (
 """Of rank 0 of a job's learner."""
 
 ALLOCATOR = (
-    _job("gvm_allocation_budget_samples_total", "counter", "samples", "Second-stage samples planned."),
-    _job("gvm_allocation_floor_hits_total", "counter", "prompts", "Prompts planned at minSamples."),
-    _job("gvm_allocation_cap_hits_total", "counter", "prompts", "Prompts planned at maxSamples."),
+    _job(
+        "gvm_allocation_budget_samples_total",
+        "counter",
+        "samples",
+        "Samples planned: of the second stage, or as expected under rules.",
+    ),
+    _job(
+        "gvm_allocation_floor_hits_total",
+        "counter",
+        "prompts",
+        "Prompts planned at minSamples; 0 under schedule sequential.",
+    ),
+    _job(
+        "gvm_allocation_cap_hits_total",
+        "counter",
+        "prompts",
+        "Prompts planned at maxSamples; 0 under schedule sequential.",
+    ),
     _job("gvm_allocation_known_prompts", "gauge", "prompts", "Prompts with a posterior."),
     _job("gvm_ledger_samples_total", "counter", "samples", "Samples that the ledger counted, once each.", "stage"),
-    _job("gvm_plan_seconds", "histogram", "seconds", "Time to make a plan.", buckets=_SHORT_SECONDS),
+    _job(
+        "gvm_plan_seconds", "histogram", "seconds", "Time to make a plan, or a block's rules.", buckets=_SHORT_SECONDS
+    ),
     _own(
         "gvm_allocator_request_seconds",
         "histogram",

@@ -83,7 +83,8 @@ def assert_within(wanted: Any, found: Any, path: str) -> None:
 
 
 def test_an_invalid_job_says_so_and_makes_nothing_until_it_is_mended(bench, operator, wait) -> None:
-    spec = {"allocation": {"samplesPerPrompt": 2, "pilotSamples": 4}}
+    allocation = {"policy": "gvm_paper", "schedule": "two_stage", "samplesPerPrompt": 2, "pilotSamples": 4}
+    spec = {"allocation": allocation}
     if bench.is_refused("a", spec, naming="samplesPerPrompt"):  # from Kubernetes 1.25 on
         return
     accepted = bench.until_condition("a", "Accepted", status="False")

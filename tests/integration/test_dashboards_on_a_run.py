@@ -44,7 +44,7 @@ def job_file(folder: Path) -> Path:
     job = yaml.safe_load((ROOT / "examples/arithmetic.yaml").read_text())
     job["metadata"]["name"] = "watched"
     spec = job["spec"]
-    spec["algorithm"] |= {"maxIterations": NUM_ITERATIONS, "promptsPerIteration": 32, "updatesPerIteration": 2}
+    spec["algorithm"] |= {"maxIterations": NUM_ITERATIONS, "promptsPerIteration": 128, "updatesPerIteration": 2}
     spec["evaluation"]["everyIterations"] = 1
     spec["evaluation"]["datasets"][0]["limit"] = 32
     file = folder / "watched.yaml"

@@ -41,7 +41,7 @@ spec:
   model: {path: tiny}
   dataset: {path: train.jsonl}
   algorithm: {name: raftpp, maxIterations: 16, promptsPerIteration: 128}
-  allocation: {policy: gvm, samplesPerPrompt: 4, pilotSamples: 2}
+  allocation: {policy: gvm_paper, schedule: two_stage, samplesPerPrompt: 4, pilotSamples: 2}
   evaluation: {everyIterations: 4, datasets: [{name: heldout, path: eval.jsonl}]}
 """
 STAGES = ("pilot", "grad_norms", "plan", "main", "score", "train", "sync", "evaluate", "records", "checkpoint")
@@ -241,7 +241,7 @@ def test_a_run_is_shown_and_a_new_iteration_appears_by_itself(run: Run, open_pag
     with run.served():
         page = open_page()
         expect(page, "#name", "arithmetic")
-        expect(page, "#facts", "model tiny · raftpp · allocation gvm · 4 samples a prompt")
+        expect(page, "#facts", "model tiny · raftpp · allocation gvm_paper · 4 samples a prompt")
         expect(page, "#numbers", "50.0 %")
         expect(page, "#numbers", "40K")
         for chart in ("accuracy", "acceptance", "variance", "sizes", "histogram", "stages", "loss", "length"):
@@ -262,7 +262,7 @@ def test_progress_of_the_stage_and_the_run_is_shown(run: Run, open_page: Open) -
         learner.say(stage="main", stageFraction=0.25, iteration=2)
         page = open_page()
         expect(page, "#phase", "Running")
-        expect(page, "#stage", "Sampling, main")
+        expect(page, "#stage", "Sampling")
         expect(page, "#stage-text", "25 %")
         expect(page, "#run-text", "iteration 2 of 16")
         expect(page, "#time-left", "16 s an iteration")
@@ -320,6 +320,41 @@ def test_the_variance_saved_is_that_of_the_recent_iterations_together(run: Run, 
         card = "#numbers .card:has-text('Variance saved')"
         expect(page, card, "60 %")  # 1 − (9·0.01 + 0.07) / (10·0.04)
         expect(page, card, "realised, last 10 iterations; predicted 50 %")
+
+
+def priced_line(iteration: int) -> dict[str, Any]:
+    """Of a run under schedule sequential: no pilot, no gradient norms, no realised variance."""
+    line = metrics_line(iteration)
+    line["seconds"] |= {"pilot": 0.0, "grad_norms": 0.0, "score": 0.0}
+    if iteration == 0:
+        return line
+    shares = {"num_sampled": 32, "num_explored": 4, "num_replayed": 60, "replay_size": 90, "replay_age_mean": 2.0}
+    return line | {"price": 0.03, "realised_variance": None, "realised_variance_uniform": None} | shares
+
+
+def test_a_run_under_a_price_shows_whom_it_left_out_and_nothing_that_it_has_not(run: Run, open_page: Open) -> None:
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(priced_line(i)) + "\n" for i in range(3)))
+    sizes = {"pilot_sizes": [0] * 128, "sample_sizes": [0] * 96 + [1] * 30 + [2, 8], "grad_norms": [1.0] * 128}
+    (run.folder / "plans/000002.json").write_text(json.dumps(plan(2) | sizes))
+    with run.served(), Learner(run) as learner:
+        learner.say(stage="plan", iteration=2)
+        page = open_page()
+        expect(page, "#stage-help", "which prompts are worth a sample")
+        expect(page, "#numbers .card:has-text('Variance saved')", "predicted, last 2 iterations")
+        assert table_of(page, "variance") == [
+            ["iteration", "predicted variance ÷ uniform plan’s"],
+            ["1", "0.5"],
+            ["2", "0.5"],
+        ]
+        assert table_of(page, "coverage") == [
+            ["iteration", "sampled", "by lot"],
+            ["1", "25.0 %", "3.1 %"],
+            ["2", "25.0 %", "3.1 %"],
+        ]
+        assert table_of(page, "replay")[-1] == ["2", "60"]
+        assert table_of(page, "histogram")[1:4] == [["0", "96"], ["1", "30"], ["2", "1"]]
+        assert {"pilot", "grad norms", "score"}.isdisjoint(table_of(page, "stages")[0])
+        assert "NaN" not in page.locator("main").inner_text()
 
 
 def test_convergence_is_shown_by_tokens_and_time_too(run: Run, open_page: Open) -> None:
@@ -644,7 +679,7 @@ class Learner:
         )
 
     def __enter__(self) -> "Learner":
-        body = {"allocation": {"policy": "gvm", "samplesPerPrompt": 4, "pilotSamples": 2}}
+        body = {"allocation": {"policy": "gvm", "samplesPerPrompt": 4}}
         self.http.put(self.url, json=body).raise_for_status()
         return self
 

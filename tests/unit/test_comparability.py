@@ -76,7 +76,6 @@ def test_runs_that_differ_in_allocation_seed_length_and_machines_compare(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"allocation": {"samplesPerPrompt": 16}}, "spec.allocation.samplesPerPrompt: 8 in {a} but 16 in {b}; "),
         ({"algorithm": {"updatesPerIteration": 1}}, "spec.algorithm.updatesPerIteration: 4 in {a} but 1 in {b}; "),
         ({"algorithm": {"klCoefficient": 0.1}}, "spec.algorithm.klCoefficient: 0.0 in {a} but 0.1 in {b}; the KL "),
         ({"algorithm": {"name": "grpo"}}, "spec.algorithm.name: 'raftpp' in {a} but 'grpo' in {b}; "),
@@ -102,6 +101,56 @@ def test_jobs_that_differ_in_more_are_refused(tmp_path: Path, changes: dict[str,
     (problem,) = problems(a, b)
     assert problem.startswith(line.format(a=a, b=b))
     assert "run one again with the other's" in problem
+
+
+WIDE = {"algorithm": {"promptsPerIteration": 1024}, "allocation": {"samplesPerPrompt": 0.5}}
+
+
+def test_a_budget_may_be_spread_over_other_numbers_of_prompts(tmp_path: Path) -> None:
+    narrow = {"algorithm": {"promptsPerIteration": 512}, "allocation": {"samplesPerPrompt": 1}}
+    uniform = write_run(tmp_path / "u", policy="uniform", **narrow)
+    assert not problems(uniform, write_run(tmp_path / "g", **WIDE))
+    thirds = {"algorithm": {"promptsPerIteration": 171}, "allocation": {"samplesPerPrompt": 3}}
+    assert not problems(uniform, write_run(tmp_path / "t", **thirds)), "513 samples are as near as whole prompts come"
+    replay = {**WIDE, "algorithm": {"promptsPerIteration": 1024, "replay": {"responsesPerIteration": 0}}}
+    assert not problems(uniform, write_run(tmp_path / "r", **replay))
+
+
+def test_unequal_budgets_of_an_iteration_are_refused(tmp_path: Path) -> None:
+    u = write_run(
+        tmp_path / "u",
+        policy="uniform",
+        algorithm={"promptsPerIteration": 512},
+        allocation={"samplesPerPrompt": 2},
+    )
+    g = write_run(tmp_path / "g", **WIDE)
+    assert problems(u, g) == [
+        f"spec.allocation: 1,024 samples an iteration in {u} (promptsPerIteration 512 × samplesPerPrompt 2) but 512 in "
+        f"{g} (promptsPerIteration 1024 × samplesPerPrompt 0.5); more samples are no better allocation: run one again "
+        "with a promptsPerIteration that makes them equal"
+    ]
+
+
+def test_a_budget_of_tokens_is_held_against_another_and_against_samples_by_what_was_recorded(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", allocation={"tokensPerPrompt": 40})
+    b = write_run(tmp_path / "b", allocation={"tokensPerPrompt": 20})
+    (problem,) = [text for text in problems(a, f"b={b}") if text.startswith("spec.allocation:")]
+    assert "40,960 tokens an iteration" in problem
+    u = write_run(tmp_path / "u", policy="uniform")
+    assert not problems(u, a)
+    (problem,) = problems(u, write_run(tmp_path / "c", tokens=2000, allocation={"tokensPerPrompt": 20}))
+    assert problem.startswith("generated tokens at iteration 4")
+
+
+def test_runs_that_are_averaged_consider_as_many_prompts(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", algorithm={"promptsPerIteration": 512}, allocation={"samplesPerPrompt": 1})
+    b = write_run(tmp_path / "b", seed=1, **WIDE)
+    found = problems(a, b)
+    assert [text.split(":")[0] for text in found] == [
+        "spec.algorithm.promptsPerIteration",
+        "spec.allocation.samplesPerPrompt",
+    ]
+    assert not problems(a, f"wide={b}")
 
 
 def test_every_difference_has_a_line(tmp_path: Path) -> None:
@@ -178,7 +227,7 @@ def test_groups_that_spent_more_tokens_are_refused_unless_that_is_tolerated(tmp_
     b = [write_run(tmp_path / f"g-{seed}", seed=seed, tokens=1180 + 20 * seed) for seed in (0, 1)]
     (problem,) = problems(*a, *b)
     assert problem.startswith(
-        f"generated tokens at iteration 4, pilot included: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
+        f"generated tokens at iteration 4: 4,000 of uniform ({a[0]}, {a[1]}) but 4,760 of gvm "
         f"({b[0]}, {b[1]}), 19% more than the fewest where --token-tolerance allows 10%"
     )
     assert problem.endswith("--token-tolerance 0.19")
@@ -207,10 +256,11 @@ def test_tokens_are_held_against_each_other_where_the_shortest_run_ends(tmp_path
 
 def test_runs_of_one_group_have_one_allocation_and_seeds_of_their_own(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a")
-    b = write_run(tmp_path / "b", seed=1, allocation={"pilotSamples": 2})
+    b = write_run(tmp_path / "b", seed=1, allocation={"exploration": 0.2})
     (problem,) = problems(a, b)
     assert problem == (
-        f"spec.allocation.pilotSamples: 4 in {a} but 2 in {b}; runs of gvm are averaged, so tell these apart: LABEL={b}"
+        f"spec.allocation.exploration: 0.1 in {a} but 0.2 in {b}; runs of gvm are averaged, so tell these apart: "
+        f"LABEL={b}"
     )
     assert not problems(a, f"two={b}")
     (problem,) = problems(a, write_run(tmp_path / "c"))

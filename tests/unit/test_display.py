@@ -258,6 +258,17 @@ def test_the_final_table_says_what_was_achieved_and_what_it_cost() -> None:
     }
 
 
+def test_the_final_table_of_one_stream_of_samples_speaks_of_no_pilot_and_no_stage_that_did_not_run() -> None:
+    changes: dict[str, Any] = {"num_samples_pilot": 0, "tokens_generated_pilot": 0, "price": 0.02}
+    changes |= {"realised_variance": None, "realised_variance_uniform": None}
+    seconds = {"pilot": 0.0, "grad_norms": 0.0, "main": 3.0, "score": 0.0, "train": 1.0, "total": 4.0}
+    table = rows([line(1, **changes, seconds=seconds)])
+    assert "pilot" not in table["samples"] + table["tokens generated"]
+    assert table["variance, predicted"].startswith("0.75 of the uniform plan's")
+    assert table["variance, realised"] == "not measured"
+    assert [name for name in table if name.startswith("time in")] == ["time in main", "time in train"]
+
+
 def test_the_final_table_of_a_run_without_iterations_has_its_facts_only() -> None:
     assert rows([], memory="1 GiB") == {"memory": "1 GiB"}
     assert rows([BEFORE]) == {"accuracy held-out": "0.125 before, 0.125 after"}
@@ -266,5 +277,5 @@ def test_the_final_table_of_a_run_without_iterations_has_its_facts_only() -> Non
 
 def test_the_final_table_leaves_out_what_old_or_broken_lines_lack() -> None:
     table = rows([{"iteration": 1}, {"iteration": 2, "seconds": None, "num_samples_main": 7}])
-    assert table["samples"] == "7 (pilot 0)"
+    assert table["samples"] == "7"
     assert table["variance, predicted"] == "not measured"

@@ -1,11 +1,13 @@
 """The example jobs: each is valid, admitted, renders, and shows what its name says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from gvm_allocator.sequential.pricing import rounds
 from gvm_api import yaml_format
 from gvm_api.load import load_job
 from gvm_api.spec import JobSpec
@@ -65,11 +67,15 @@ def num_gpus(spec: JobSpec) -> tuple[int, int]:
     return servers, spec.learner.replicas * spec.learner.resources.num_gpus
 
 
-def test_the_paper_s_run_takes_eight_gpus_and_the_paper_s_settings() -> None:
+def samples_per_iteration(spec: JobSpec) -> float:
+    return spec.algorithm.prompts_per_iteration * spec.allocation.samples_per_prompt
+
+
+def test_the_1_5b_run_takes_eight_gpus_and_as_many_samples_as_the_paper() -> None:
     spec = spec_of("qwen2.5-math-1.5b")
     assert num_gpus(spec) == (4, 4)
     assert (spec.algorithm.name, spec.learner.learning_rate, spec.algorithm.kl_coefficient) == ("raftpp", 1e-6, 1e-3)
-    assert spec.algorithm.prompts_per_iteration // spec.algorithm.updates_per_iteration == 256
+    assert samples_per_iteration(spec) == 1024 * 8
     assert (spec.dataset.max_prompt_tokens, spec.rollout.max_response_tokens) == (1024, 3072)
     assert spec.algorithm.max_iterations == 10 * 9
 
@@ -80,9 +86,24 @@ def test_the_example_of_two_nodes_shards_over_sixteen_gpus() -> None:
     assert num_gpus(spec) == (8, 16)
 
 
-def test_the_grpo_example_gives_every_prompt_a_group() -> None:
+def test_the_grpo_example_gives_every_sampled_prompt_a_group() -> None:
     spec = spec_of("grpo")
-    assert (spec.algorithm.name, spec.allocation.min_samples) == ("grpo", 2)
+    assert (spec.algorithm.name, spec.allocation.policy) == ("grpo", "gvm")
+    budget = samples_per_iteration(spec) / spec.algorithm.prompts_per_iteration
+    assert rounds("rloo", budget, spec.allocation) == (4, 4)
+
+
+def test_the_readme_shows_the_arithmetic_example() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert yaml_format.load_all(block) == yaml_format.load_all((ROOT / "examples/arithmetic.yaml").read_text())
+
+
+def test_the_arithmetic_example_considers_more_prompts_than_it_draws_samples() -> None:
+    spec = spec_of("arithmetic")
+    assert samples_per_iteration(spec) == 512
+    assert rounds("raft", spec.allocation.samples_per_prompt, spec.allocation) == (1, 1)
+    with (ROOT / spec.dataset.path).open() as lines:
+        assert spec.algorithm.prompts_per_iteration <= sum(1 for _ in lines)
 
 
 def test_the_private_model_is_mounted_read_only_where_the_job_looks_for_it() -> None:

@@ -49,6 +49,14 @@ LINE: dict[str, Any] = {
     "truncated_fraction": 0.0,
     "zero_gradient_fraction": 0.08,
     "sample_size_gini": 0.25,
+    "num_prompts": 1024,
+    "price": 0.031,
+    "num_sampled": 640,
+    "num_explored": 64,
+    "num_samples_solved": 192,
+    "num_replayed": 900,
+    "replay_size": 2000,
+    "replay_age_mean": 3.5,
     "num_samples_pilot": 256,
     "num_samples_main": 512,
     "num_timeouts": 2,
@@ -118,6 +126,12 @@ def test_gauges_say_what_the_line_says() -> None:
     assert value(measures, "gvm_accuracy", set="heldout") == 0.875
     assert value(measures, "gvm_variance_ratio", kind="predicted") == 0.25
     assert value(measures, "gvm_variance_ratio", kind="realised") == 0.75
+    assert value(measures, "gvm_allocation_price") == 0.031
+    assert value(measures, "gvm_sampled_fraction") == 0.625
+    assert value(measures, "gvm_explored_fraction") == 0.0625
+    assert value(measures, "gvm_solved_sample_fraction") == 0.25  # of 256 + 512
+    assert value(measures, "gvm_replayed_responses") == 900
+    assert value(measures, "gvm_replay_age_iterations") == 3.5
     assert value(measures, "gvm_idle_fraction", role="learner") == 0.7
     assert value(measures, "gvm_parity_mean_abs_nats") == 0.001
     assert value(measures, "gvm_queue_depth", queue="rollout") == 5

@@ -256,6 +256,71 @@ def test_the_summary_counts_the_pilot(run: Run) -> None:
     ]
 
 
+STREAM: dict[str, Any] = {
+    "num_samples_pilot": 0,
+    "num_samples_main": 128,
+    "tokens_generated_pilot": 0,
+    "tokens_generated_main": 1000,
+    "tokens_prompt_pilot": 0,
+    "tokens_prompt_main": 150,
+    "realised_variance": None,
+    "realised_variance_uniform": None,
+    "price": 0.03,
+    "num_prompts": 256,
+    "num_sampled": 64,
+    "num_explored": 8,
+    "num_replayed": 200,
+    "replay_age_mean": 2.5,
+    "seconds": {"pilot": 0.0, "grad_norms": 0.0, "main": 3.0, "score": 0.0, "train": 3.0, "total": 6.0},
+}
+"""What lines have under schedule sequential."""
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> Path:
+    """The directory of a run whose prompts were sampled under a price."""
+    run_dir = write_run(tmp_path / "run", [each | TODAY | STREAM if each["iteration"] else each for each in WHOLE])
+    for file in (run_dir / "plans").iterdir():
+        sizes = {"pilot_sizes": [0] * PROMPTS, "sample_sizes": [0] * 10 + [1] * 4 + [2, 8]}
+        file.write_text(json.dumps(plan(int(file.stem)) | sizes))
+    return run_dir
+
+
+def test_a_run_under_a_price_shows_whom_it_sampled_and_speaks_of_no_pilot(streamed: Path) -> None:
+    run = read_run(streamed)
+    assert tiles(run)[1:4] == [
+        ("samples", "768", "sampled 25% of the prompts considered"),
+        ("tokens generated", "6,000", "8 a sample"),
+        ("gradient variance over uniform's", "not measured", "predicted 0.60"),
+    ]
+    assert sampling_table(run) == [
+        ("", "training", "evaluation"),
+        ("samples", "768", "400"),
+        ("prompt tokens", "900", "–"),
+        ("tokens generated", "6,000", "–"),
+    ]
+    assert [row[0] for row in stage_table(run)[1:]] == ["main", "train"]
+    assert ("variance, realised", "not measured", "") in cost_table(run)
+    html = write_report(streamed).read_text(encoding="utf-8")
+    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", html, flags=re.DOTALL)
+    before_glossary, _, _ = body.partition("What the figures mean</h2>")
+    assert "pilot" not in before_glossary.partition("How to reproduce</h2>")[0].lower()
+    assert "nan" not in re.sub(r"<[^>]*>", " ", body).lower().split()
+    assert "Realised: measured afterwards" not in body
+    written = {path.stem for path in (streamed / "plots").glob("*.png")}
+    assert {"prompts_sampled", "price", "replayed_responses", "sample_size_histogram"} <= written
+    assert "floor_and_cap" not in written
+
+
+def test_a_uniform_run_has_neither_a_price_nor_bounds(tmp_path: Path) -> None:
+    even = {**STREAM, "price": 0.0, "num_sampled": 256, "num_explored": 0, "num_replayed": 0, "replay_age_mean": None}
+    run_dir = write_run(tmp_path / "run", [line(1, **TODAY | even)], manifest=job("uniform"))
+    assert tiles(read_run(run_dir))[0] == ("samples", "128", "")
+    write_report(run_dir)
+    written = {path.stem for path in (run_dir / "plots").glob("*.png")}
+    assert written.isdisjoint({"prompts_sampled", "price", "replayed_responses", "floor_and_cap"})
+
+
 def test_the_table_of_evaluations_says_what_each_had_cost(run: Run) -> None:
     header, *rows = evaluation_table(run)
     assert header == ("iteration", "samples", "tokens generated", "wall time", "held-out")

@@ -34,7 +34,7 @@ BEFORE = {"iteration": 0, "step": 0, "seconds": {"sync": 0.2, "total": 1.0}, "ev
 
 def test_a_line_says_accuracy_first_then_training_variance_speed_and_the_largest_stages() -> None:
     assert summary_line(line(4, eval={"held-out": {"accuracy": 0.8071}}), 20) == (
-        "iteration  4/20  accuracy 0.807  accept 0.250  loss -0.5000  variance 0.75  realised 0.75  "
+        "iteration  4/20  accuracy 0.807  accept 0.250  loss -0.5000  variance 0.75 predicted, 0.75 realised  "
         "  412 samples/s  19.1k tokens     8.0 s (train 4.0, main 2.5, pilot 1.0)"
     )
     assert summary_line(BEFORE, 20) == "before training  accuracy 0.125  1.0 s (sync 0.2)"
@@ -57,6 +57,14 @@ def test_columns_stand_under_one_another_whatever_was_measured() -> None:
     texts = [summary_line(each, 20) for each in lines]
     for word in ("accuracy", "accept", "loss", "variance", "realised", "samples/s", "tokens", " s ("):
         assert len({text.index(word) for text in texts}) == 1, (word, texts)
+
+
+def test_a_variance_that_is_not_measured_under_a_price_has_no_column() -> None:
+    unmeasured = {"realised_variance": None, "realised_variance_uniform": None}
+    text = summary_line(line(4, price=0.03, **unmeasured), 20)
+    assert "  variance 0.75 predicted    412 samples/s  " in text
+    assert "realised" not in text
+    assert "  variance 0.75 predicted, –    realised    412 samples/s  " in summary_line(line(4, **unmeasured), 20)
 
 
 def test_the_share_without_a_verdict_is_told_early_and_why_at_the_end_only_where_there_is_any() -> None:

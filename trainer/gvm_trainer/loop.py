@@ -176,7 +176,8 @@ class TrainingLoop:
             if samples:
                 updates.append(await self.collective.call(self.collective.engine.update, samples))
             self.reporter.fraction((number + 1) / spec.algorithm.updates_per_iteration)
-        return _Trained(updates=updates, num_without=len(groups) - num_with, replayed=replayed)
+        num_sampled = sum(bool(group.samples) for group in groups)
+        return _Trained(updates=updates, num_sampled=num_sampled, num_without=num_sampled - num_with, replayed=replayed)
 
     def _replayed(self, groups: Sequence[Group]) -> list[StoredResponse]:
         """Stored responses of prompts without a fresh accepted one, the same whenever the iteration is done again."""
@@ -200,7 +201,7 @@ class TrainingLoop:
             **self.reporter.retries(),
             "num_servers": self.client.num_servers,
             "num_prompts_dropped": self.training.num_dropped,
-            "zero_gradient_fraction": trained.num_without / len(gathered.groups),
+            "zero_gradient_fraction": trained.num_without / max(trained.num_sampled, 1),
         }
         self.samples_total += line["num_samples_pilot"] + line["num_samples_main"]
         self.tokens_total += line["tokens_generated_pilot"] + line["tokens_generated_main"]
@@ -286,8 +287,10 @@ class _Trained:
     """What an M-step did."""
 
     updates: list[UpdateStats]
+    num_sampled: int
+    """prompts with at least one sample"""
     num_without: int
-    """prompts that gave no gradient"""
+    """those of them that gave no gradient"""
     replayed: list[StoredResponse]
 
 

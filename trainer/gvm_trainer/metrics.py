@@ -35,6 +35,10 @@ _GAUGES = {
     "gvm_learning_rate": "learning_rate",
     "gvm_truncated_fraction": "truncated_fraction",
     "gvm_zero_gradient_fraction": "zero_gradient_fraction",
+    "gvm_replayed_responses": "num_replayed",
+    "gvm_replay_stored_responses": "replay_size",
+    "gvm_replay_age_iterations": "replay_age_mean",
+    "gvm_allocation_price": "price",
     "gvm_allocation_gini": "sample_size_gini",
     "gvm_predicted_variance": "predicted_variance",
     "gvm_predicted_variance_uniform": "predicted_variance_uniform",
@@ -44,6 +48,13 @@ _GAUGES = {
     "gvm_tokens_per_second": "tokens_per_second",
 }
 """Gauges that are a key of metrics.jsonl."""
+
+_SHARES = {
+    "gvm_sampled_fraction": (("num_sampled",), ("num_prompts",)),
+    "gvm_explored_fraction": (("num_explored",), ("num_prompts",)),
+    "gvm_solved_sample_fraction": (("num_samples_solved",), ("num_samples_pilot", "num_samples_main")),
+}
+"""Gauges that are a share: the keys whose values add up to the part, and to the whole."""
 
 Stop = Callable[[], None]
 
@@ -112,6 +123,8 @@ class LearnerMetrics:
         self._set("gvm_iteration", line["iteration"])
         for name, key in _GAUGES.items():
             self._show(name, line.get(key))
+        for name, (part, whole) in _SHARES.items():
+            self._show(name, _share(line, part, whole))
         for kind in VARIANCES:
             self._show("gvm_variance_ratio", _ratio(line, f"{kind}_variance"), kind)
         for role in self._gpus:
@@ -151,7 +164,7 @@ class LearnerMetrics:
         """Show how an iteration's samples are spread.
 
         Args:
-            sizes: n_i of each prompt, both stages, [m].
+            sizes: n_i of each prompt, all stages, [m].
             accept_rates: estimated p_i, [m].
         """
         self.registry.observe("gvm_allocation_sample_size", sizes, *self._job)
@@ -218,3 +231,10 @@ def serve(registry: Registry, *, host: str, port: int) -> Stop:
 def _ratio(line: Mapping[str, Any], key: str) -> float | None:
     value, uniform = line.get(key), line.get(f"{key}_uniform")
     return value / uniform if value is not None and uniform else None
+
+
+def _share(line: Mapping[str, Any], part: Sequence[str], whole: Sequence[str]) -> float | None:
+    if any(line.get(key) is None for key in (*part, *whole)):
+        return None
+    total = sum(line[key] for key in whole)
+    return sum(line[key] for key in part) / total if total else None

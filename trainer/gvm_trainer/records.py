@@ -18,20 +18,21 @@ Keys of metrics.jsonl, counts and means over the iteration unless it says otherw
     importance_truncated_fraction   share of tokens whose weight that cap cuts off
     num_prompts                     prompts of the iteration
     num_prompts_dropped             prompts of the data set that exceed maxPromptTokens
-    num_samples_pilot, …_main       samples drawn in each stage
+    num_samples_pilot, …_main       samples drawn in each stage; under schedule sequential all are main's
     num_timeouts, num_errors        samples without a verdict, by cause
     unjudged_message                what was said of most of them; null where every sample has a verdict
     tokens_prompt                   tokens of the prompts, each counted once
     tokens_prompt_pilot, …_main     the same of the prompts that are sampled in each stage
     tokens_generated_pilot, …_main  response tokens drawn in each stage
     samples_total, tokens_total     samples and response tokens of the whole run so far
-    samples_per_second, tokens_per_second  both stages' over the seconds they took
-    predicted_variance, …_uniform   of the gradient by the plan, and by a uniform plan; see `variance.predicted`
-    realised_variance, …_uniform    the same as its samples show it; see `variance.sign_coefficients`
-    zero_gradient_fraction          share of the prompts that gave no gradient
-    sample_size_max                 largest second-stage budget n_i
-    sample_size_gini                Gini coefficient of both stages' sizes
-    num_at_floor, num_at_cap        prompts whose n_i is minSamples, or may be maxSamples
+    samples_per_second, tokens_per_second  all samples' over the seconds they took
+    predicted_variance, …_uniform   of the gradient by plan or rules, and by a uniform plan; see `plan_figures`
+    realised_variance, …_uniform    the same as samples show it (`variance.sign_coefficients`); null under sequential
+    zero_gradient_fraction          share of the sampled prompts that gave no gradient
+    sample_size_max                 largest n_i of the main stage
+    sample_size_gini                Gini coefficient of all n_i, stages added up
+    num_at_floor, num_at_cap        two_stage: prompts whose n_i is minSamples, maxSamples; sequential: 0, and those
+                                    that may be drawn as often as a block allows
     price                           worth per unit of cost below which no sample was drawn; null under two_stage
     num_sampled, num_explored       prompts with at least one sample; by lot, though not worth the price
     num_samples_solved              samples in groups of two or more of which over 80 % were accepted

@@ -21,8 +21,8 @@ const CHARTS = [
     section: "allocation",
     title: "Gradient variance against uniform",
     caption:
-      "Below 1 the allocation gains: 0.5 is half the variance for the same number of samples. Realised is measured " +
-      "anew on each iteration’s samples, so it scatters.",
+      "Below 1 the allocation gains: 0.5 is half the variance for the same number of samples. Predicted is what the " +
+      "allocator expects. Realised, where it is measured, comes of each iteration’s own samples, so it scatters.",
     read: varianceRatio,
   },
   {
@@ -30,23 +30,40 @@ const CHARTS = [
     section: "allocation",
     title: "Who gets the budget",
     caption:
-      "The newest plan, a point a prompt, coloured by its gradient norm G. Good: hard prompts that can still be " +
-      "solved stand above the mean.",
+      "The newest iteration, a point a prompt, coloured by its gradient norm G where that is measured. Good: hard " +
+      "prompts that can still be solved stand above the mean, solved ones at 0 or 1.",
     read: sizesByDifficulty,
   },
   {
     id: "histogram",
     section: "allocation",
     title: "How the budget is spread",
-    caption: "Prompts of the newest plan by n, pilot included. The uniform plan has one bar.",
+    caption: "Prompts of the newest iteration by n; at 0 those that were not worth a sample. Uniform has one bar.",
     read: sizeHistogram,
+  },
+  {
+    id: "coverage",
+    section: "allocation",
+    title: "Prompts sampled",
+    caption:
+      "Share of the iteration’s prompts that got a sample, and of those that got one by lot though it was not worth " +
+      "its price.",
+    read: coverage,
+  },
+  {
+    id: "replay",
+    section: "allocation",
+    title: "Replayed responses",
+    caption: "Stored accepted responses that were trained on again, so that what is no longer sampled is not forgotten.",
+    read: replayed,
   },
   {
     id: "samples-per-second",
     section: "time",
     title: "Samples a second",
     caption:
-      "Training samples over the time of their two stages. Good: steady. A dip is a slow server or long responses.",
+      "Training samples over the time in which they were drawn. Good: steady. A dip is a slow server or long " +
+      "responses.",
     read: perSecond("samples_per_second", 0, "samples / second"),
   },
   {
@@ -70,7 +87,7 @@ const CHARTS = [
     isWide: true,
     title: "Where the time goes",
     caption:
-      "Wall time of each iteration by stage of the loop. Good: most of it is sampling (pilot, main) and training.",
+      "Wall time of each iteration by stage of the loop. Good: most of it is sampling (main) and training.",
     read: stageSeconds,
   },
   {
@@ -115,7 +132,7 @@ const CHARTS = [
     section: "health",
     title: "Lost signal",
     caption:
-      "Prompts without a gradient, samples cut off at the longest response, tokens whose ratio is clipped. Good: low.",
+      "Sampled prompts without a gradient, samples cut off at the longest response, tokens whose ratio is clipped. Good: low.",
     read: plain(
       "share",
       "percent",

@@ -66,7 +66,10 @@ function varianceRatio(state) {
   ];
   const y = { title: "variance ÷ uniform plan’s", kind: "number", isLog: true };
   const chart = curves(trained(state), BY.iteration, keys, y);
-  return chart && { ...chart, reference: { at: 1, text: "uniform plan" } };
+  if (!chart) return null;
+  // One curve has no legend, so that the axis has to say which it is.
+  if (chart.traces.length === 1) y.title = `${chart.traces[0].name} ${y.title}`;
+  return { ...chart, reference: { at: 1, text: "uniform plan" } };
 }
 
 function sizesByDifficulty(state) {
@@ -103,6 +106,25 @@ function sizeHistogram(state) {
       },
     ],
   };
+}
+
+const isSequential = (line) => isNumber(line.price) && line.price > 0;
+
+/** Which prompts a price leaves out; a plan of two stages leaves out none. */
+function coverage(state) {
+  const lines = trained(state).filter(isSequential);
+  const keys = [
+    { name: "sampled", colour: 0, read: (line) => divided(line.num_sampled, line.num_prompts) },
+    { name: "by lot", colour: 1, dash: "dot", read: (line) => divided(line.num_explored, line.num_prompts) },
+  ];
+  return curves(lines, BY.iteration, keys, { title: "share of the prompts", kind: "percent", range: [0, 1] });
+}
+
+function replayed(state) {
+  const lines = trained(state);
+  if (!lines.some((line) => line.num_replayed > 0)) return null;
+  const keys = [{ name: "replayed", colour: 0, read: key("num_replayed") }];
+  return curves(lines, BY.iteration, keys, { title: "responses", kind: "count", fromZero: true });
 }
 
 const perSecond = (name, colour, title) => (state) => {

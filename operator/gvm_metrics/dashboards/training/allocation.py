@@ -14,7 +14,9 @@ _FIRST_PLAN = "not before the first plan"
 
 def rows() -> tuple[Row, Row]:
     """Both rows."""
-    return Row("Sample budgets", (*_sizes(), *_shares(), *_bounds())), Row("Variance of the gradient", _variance())
+    return Row("Sample budgets", (*_sizes(), *_priced(), *_shares(), *_bounds())), Row(
+        "Variance of the gradient", _variance()
+    )
 
 
 def _sizes() -> tuple[panels.Buckets, panels.Lines]:
@@ -24,7 +26,7 @@ def _sizes() -> tuple[panels.Buckets, panels.Lines]:
             Frame(
                 "Samples a prompt (n_i)",
                 "How many prompts got how many samples, over time. A single bright line is the uniform policy; gvm "
-                "spreads: few samples for prompts that are solved or hopeless, many for those in between.",
+                "spreads: none or one for prompts that are solved or hopeless, more for those in between.",
                 "none",
                 width=12,
                 none=_FIRST_PLAN,
@@ -34,13 +36,71 @@ def _sizes() -> tuple[panels.Buckets, panels.Lines]:
         lines(
             Frame(
                 "Quantiles of n_i",
-                "The same as quantiles, read off buckets that double. Good: p99 well above p50, else the allocation "
-                "has nothing to choose between.",
+                "The same as quantiles, read off buckets that double; prompts without a sample count. Good: p99 well "
+                "above p50, else the allocation has nothing to choose between.",
                 panels.SAMPLES,
                 width=12,
                 none=_FIRST_PLAN,
             ),
             *(Query(JOB.quantile(q, "gvm_allocation_sample_size"), name) for q, name in _QUANTILES),
+            low=0,
+        ),
+    )
+
+
+def _priced() -> tuple[panels.Lines, ...]:
+    """What the price leaves out, and what is replayed in its place."""
+    return (
+        lines(
+            Frame(
+                "Price of a sample",
+                "Worth per unit of cost below which no sample is drawn. It is set so that a block meets its budget: it "
+                "rises with what prompts are worth. Good: no jumps. 0 under policy uniform, none under two_stage.",
+                "sci",
+                none="no price",
+                width=6,
+            ),
+            Query(f"{JOB.newest('gvm_allocation_price')} > 0", "price"),
+            is_log=True,
+        ),
+        lines(
+            Frame(
+                "Prompts sampled",
+                "Share of the iteration's prompts that got a sample, of these by lot although not worth the price, "
+                "and the share of the samples that went to groups which proved over 80 % solved. Good: the last "
+                "is low, and lower than under policy uniform.",
+                panels.SHARE,
+                none=_FIRST_PLAN,
+            ),
+            Query(JOB.newest("gvm_sampled_fraction"), "sampled"),
+            Query(JOB.newest("gvm_explored_fraction"), "by lot"),
+            Query(JOB.newest("gvm_solved_sample_fraction"), "samples in solved groups"),
+            low=0,
+            high=1,
+        ),
+        lines(
+            Frame(
+                "Replayed responses",
+                "Stored accepted responses that the last iteration trained on, and how many are stored. They anchor "
+                "solved prompts that are no longer sampled. Good: above 0 under gvm with raft or raftpp. Few: prompts "
+                "were rarely solved within replay.maxAge.",
+                "none",
+                none="no replay",
+                width=6,
+            ),
+            Query(JOB.newest("gvm_replayed_responses"), "trained on"),
+            Query(JOB.newest("gvm_replay_stored_responses"), "stored"),
+            low=0,
+        ),
+        lines(
+            Frame(
+                "Age of replayed responses",
+                "Mean, in iterations since they were drawn. Good: far below replay.maxAge.",
+                "none",
+                none="no replay",
+                width=4,
+            ),
+            Query(JOB.newest("gvm_replay_age_iterations"), "age"),
             low=0,
         ),
     )
@@ -95,7 +155,7 @@ def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
             small(
                 "Inequality of n_i (Gini)",
                 "At 0 all prompts get the same, towards 1 few get all. 0 under a policy other than uniform "
-                "means that floor, cap or missing observations leave it no choice.",
+                "means that bounds or missing observations leave it no choice.",
                 "none",
             ),
             Query(JOB.newest("gvm_allocation_gini"), "Gini"),
@@ -105,8 +165,9 @@ def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
         lines(
             small(
                 "Prompts at floor and cap",
-                "Share of the planned prompts that got minSamples or maxSamples. Many at the cap: raise maxSamples or "
-                "lower the budget. All at the floor: the budget is too small to share out.",
+                "Share of the planned prompts that got minSamples or maxSamples, under schedule two_stage; 0 under "
+                "sequential. Many at the cap: raise maxSamples or lower the budget. All at the floor: the budget is "
+                "too small to share out.",
                 panels.SHARE,
             ),
             Query(f"{JOB.increase('gvm_allocation_floor_hits_total')} / {_PLANNED}", "at the floor"),
@@ -117,7 +178,7 @@ def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
         lines(
             small(
                 "Prompts without a gradient",
-                "Share of the iteration's prompts that taught nothing: none of their samples accepted (RAFT), or all "
+                "Share of the sampled prompts that taught nothing: none of their samples accepted (RAFT), or all "
                 "rewards alike (GRPO). Good: it falls; this is what budgets are to lower.",
                 panels.SHARE,
             ),
@@ -129,8 +190,7 @@ def _bounds() -> tuple[panels.Lines | panels.Number, ...]:
         number(
             Frame(
                 "Known prompts",
-                "Prompts with a posterior: those that were sampled before. Good: it grows to the size of the data "
-                "set; then no prompt needs a pilot.",
+                "Prompts with a posterior: those that were sampled before. Good: it grows to the size of the data set.",
                 "none",
                 width=3,
                 none=_FIRST_PLAN,
@@ -164,8 +224,8 @@ def _variance() -> tuple[panels.Lines, ...]:
         lines(
             Frame(
                 "Predicted variance",
-                "Of the gradient under the last plan and under a uniform plan of the same cost, by the posteriors. "
-                "Good: below its uniform twin.",
+                "Of the gradient under the last plan or rules, and under a uniform plan of the same cost, by what is "
+                "believed of the prompts. Good: below its uniform twin.",
                 "sci",
             ),
             Query(JOB.newest("gvm_predicted_variance"), "plan"),
@@ -176,8 +236,9 @@ def _variance() -> tuple[panels.Lines, ...]:
             Frame(
                 "Realised variance",
                 "The same as the iteration's samples show it: a noisy estimate, on a scale of its own. "
-                "Good: below its uniform twin, on average.",
+                "Good: below its uniform twin, on average. Not measured under schedule sequential.",
                 "sci",
+                none="not measured",
             ),
             Query(JOB.newest("gvm_realised_variance"), "plan"),
             Query(JOB.newest("gvm_realised_variance_uniform"), "uniform plan"),

@@ -55,7 +55,7 @@ def _spent() -> tuple[panels.Lines | panels.Bars, ...]:
         lines(
             Frame(
                 "Speed of sampling",
-                "Response tokens over the time of the two training stages, last iteration. Good: steady; a fall with "
+                "Response tokens over the time in which they were drawn, last iteration. Good: steady; a fall with "
                 "the same lengths points to the servers.",
                 panels.TOKENS_PER_SECOND,
                 width=6,

@@ -31,8 +31,8 @@ def _phase() -> panels.Number:
 
 def _stage() -> panels.Number:
     says = (
-        "The stage of the loop that runs now: pilot, grad_norms, plan, main, score, train, sync, evaluate, records, "
-        "checkpoint. The row “Where the time goes” shows how they take turns."
+        "The stage of the loop that runs now: plan, main, score, train, sync, evaluate, records, checkpoint, and under "
+        "schedule two_stage pilot and grad_norms. The row “Where the time goes” shows how they take turns."
     )
     frame = Frame("Stage", says, "none", width=3, height=4, none="none now")
     return word(frame, Query(f"{JOB.newest('gvm_stage', 'stage')} == 1", "{{stage}}"), colors={})
@@ -78,8 +78,8 @@ def _standing() -> tuple[panels.Number, ...]:
             small(
                 "Variance saved",
                 "How much smaller the gradient's variance is than that of the same number of samples shared out "
-                "evenly, over the last 10 iterations: realised as the samples show it, predicted as the allocator "
-                "expects it. Good: realised above 0.",
+                "evenly, over the last 10 iterations: realised as the samples show it (not under schedule sequential), "
+                "predicted as the allocator expects it. Good: above 0.",
                 panels.SHARE,
             ),
             Query(JOB.newest("gvm_variance_saved", where=_REALISED), "realised"),
@@ -89,8 +89,8 @@ def _standing() -> tuple[panels.Number, ...]:
         number(
             small(
                 "Samples a second",
-                "Training samples over the time of their two stages, last iteration. Good: steady, and near what the "
-                "servers can do (row “vLLM servers”).",
+                "Training samples over the time in which they were drawn, last iteration. Good: steady, and near what "
+                "the servers can do (row “vLLM servers”).",
                 panels.SAMPLES_PER_SECOND,
             ),
             Query(JOB.newest("gvm_samples_per_second")),
