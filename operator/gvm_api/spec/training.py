@@ -189,8 +189,8 @@ class AlgorithmSpec(SpecPart):
     replay: ReplaySpec = ReplaySpec()
     """Accepted responses of earlier iterations that are trained on again."""
 
-    old_logprobs: Literal["learner", "rollout"] = "learner"
-    """Denominator of the importance ratio: recomputed by the learner, or as the server sampled."""
+    old_logprobs: Literal["learner", "rollout"] = "rollout"
+    """Denominator of the importance ratio: as the server sampled, or recomputed by the learner in a pass of its own."""
 
     importance_cap: Annotated[float, Field(ge=0)] = 2.0
     """Most that a token counts for being likelier under the learner than under the server that sampled it (truncated
@@ -310,7 +310,7 @@ class AllocationSpec(SpecPart):
     """The gradient norm G."""
 
     measure_variance: bool = True
-    """Measure the realised gradient variance and the uniform plan's from the same samples, each iteration."""
+    """two_stage: measure the realised gradient variance and the uniform plan's from the same samples, each iteration."""
 
     parity: Literal["none", "reference"] = "none"
     """reference: the plan equals RLHFlow/GVM's arithmetic to the sample (no prior, no floor, its rounding)."""
