@@ -28,6 +28,7 @@ import httpx
 import pyarrow.parquet as pq
 import uvicorn
 import yaml
+from transformers import AutoTokenizer
 
 from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
@@ -122,7 +123,14 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
         max_iterations=job.spec.algorithm.max_iterations,
         learner_id="",
         allocator=AllocatorClient("http://unused", job="unused", token=TOKEN, timeout_seconds=1.0),
-        client=RolloutClient(["http://unused"], max_tokens=1, concurrency=1, timeout_seconds=1.0, retries=0),
+        client=RolloutClient(
+            ["http://unused"],
+            max_tokens=1,
+            concurrency=1,
+            timeout_seconds=1.0,
+            retries=0,
+            tokenizer=AutoTokenizer.from_pretrained(job.spec.model.path),
+        ),
         records=records,
         metrics=measures,
         trackers=trackers,
@@ -132,7 +140,8 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
         if line["iteration"]:
             groups, plan = read_iteration(run_dir, line["iteration"])
             lengths = [len(s.completion.token_ids) for group in groups for s in group.samples]
-            records.write_plan(line["iteration"], plan, groups)
+            figures = PlanFigures.of_plan(plan, Variances(plan=1.0, uniform=1.0))
+            records.write_plan(line["iteration"], figures, groups)
             with counted(costs, "samples"):
                 records.write_samples(line["iteration"], groups)
         with counted(costs, "line, metrics, TensorBoard"):

@@ -1,9 +1,11 @@
 """Starts one job's rollout servers, as the local runner does, for a benchmark to load."""
 
-import asyncio
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import httpx
 
 from gvm_api import env
 from gvm_api.spec import GVMTrainingJob
@@ -11,7 +13,6 @@ from gvm_cli import processes
 from gvm_cli.ports import free_ports
 from gvm_operator import containers
 from gvm_operator.site import Images, cluster_site
-from gvm_trainer.rollouts import RolloutClient
 
 
 @contextmanager
@@ -24,12 +25,18 @@ def rollout_server(job: GVMTrainingJob, log: Path) -> Iterator[str]:
     process = processes.start("rollout", container["command"], variables, log=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        asyncio.run(_wait(url))
+        _wait(url, 300.0)
         yield url
     finally:
         processes.stop([process])
 
 
-async def _wait(url: str) -> None:
-    async with RolloutClient([url], max_tokens=1, concurrency=1, timeout_seconds=60, retries=0) as client:
-        await client.wait_until_ready(300)
+def _wait(url: str, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5.0, trust_env=False).is_success:
+                return
+        if time.monotonic() > until:
+            raise TimeoutError(f"rollout server {url} is not ready after {seconds:g} s")
+        time.sleep(0.25)

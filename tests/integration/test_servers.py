@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +66,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     ]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     try:
-        asyncio.run(wait_until_ready(urls))
+        asyncio.run(wait_until_ready(urls, root / "policy"))
         yield Servers(root / "policy", *urls)
     finally:
         for process in processes:
@@ -75,8 +75,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             process.wait(timeout=60)
 
 
-async def wait_until_ready(urls: Sequence[str]) -> None:
-    async with open_client(urls) as client:
+async def wait_until_ready(urls: Sequence[str], policy: Path) -> None:
+    async with open_client(urls, policy) as client:
         await client.wait_until_ready(600)
 
 
@@ -148,27 +148,35 @@ def score(model: Qwen2ForCausalLM, tokens: Sequence[int]) -> list[float]:
     return [float(logprob) for logprob in chosen]
 
 
-def open_client(urls: Sequence[str]) -> RolloutClient:
-    return RolloutClient(urls, max_tokens=48, concurrency=64, timeout_seconds=60, retries=1)
+def open_client(urls: Sequence[str], path: Path, **settings: Any) -> RolloutClient:
+    defaults: dict[str, Any] = {"max_tokens": 48, "concurrency": 64, "timeout_seconds": 60, "retries": 1}
+    return RolloutClient(urls, tokenizer=AutoTokenizer.from_pretrained(path), **(defaults | settings))
 
 
-def draw(url: str, count: int, *, params: SamplingParams | None = None, per_request: int = 8) -> list[Completion]:
-    async def collect() -> list[Completion]:
-        async with RolloutClient(
-            [url], max_tokens=48, concurrency=64, timeout_seconds=60, retries=1, samples_per_request=per_request
-        ) as client:
-            requests = [SampleRequest(prompt=PROMPT, stage="main", index=i, seed=500 + i) for i in range(count)]
-            completions = [completion async for completion in client.sample(requests, params)]
-            return sorted(completions, key=lambda completion: completion.index)
-
-    return asyncio.run(collect())
+async def collect(
+    client: RolloutClient, requests: Sequence[SampleRequest], params: SamplingParams | None = None
+) -> list[Completion]:
+    async with client.stream(params) as stream:
+        return await asyncio.gather(*(stream.draw(request) for request in requests))
 
 
-def compare(url: str, model: Qwen2ForCausalLM) -> ParityResult:
-    sequences = [(*PROMPT.token_ids, *completion.token_ids) for completion in draw(url, 4)]
+def draw(servers: Servers, url: str, count: int, *, params: SamplingParams | None = None) -> list[Completion]:
+    async def run() -> list[Completion]:
+        async with open_client([url], servers.path) as client:
+            return await collect(client, sample_requests(count), params)
+
+    return asyncio.run(run())
+
+
+def sample_requests(count: int) -> list[SampleRequest]:
+    return [SampleRequest(prompt=PROMPT, stage="main", index=i, seed=500 + i) for i in range(count)]
+
+
+def compare(servers: Servers, url: str, model: Qwen2ForCausalLM) -> ParityResult:
+    sequences = [(*PROMPT.token_ids, *completion.token_ids) for completion in draw(servers, url, 4)]
 
     async def run() -> ParityResult:
-        async with open_client([url]) as client:
+        async with open_client([url], servers.path) as client:
             return await parity(client, sequences, [score(model, tokens) for tokens in sequences])
 
     return asyncio.run(run())
@@ -201,7 +209,7 @@ def push(sync: WeightSync, model: Qwen2ForCausalLM, version: int) -> None:
 
 
 def test_token_ids_come_back_with_eos_its_logprob_and_the_version(servers: Servers) -> None:
-    completions = draw(servers.http, 64)
+    completions = draw(servers, servers.http, 64)
 
     stopped = [c for c in completions if c.finish_reason == "stop"]
     assert [c.index for c in completions] == list(range(64))
@@ -217,20 +225,21 @@ def test_logprobs_of_samples_are_those_of_transformers(servers: Servers) -> None
     sync = FilesystemWeightSync([servers.filesystem], directory=servers.path.parent / "own", timeout_seconds=30)
     push(sync, model, 1)
 
-    for completion in draw(servers.filesystem, 8):
+    for completion in draw(servers, servers.filesystem, 8):
         expected = score(model, (*PROMPT.token_ids, *completion.token_ids))[len(PROMPT.token_ids) - 1 :]
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_samples_drawn_together_and_alone_are_the_same(servers: Servers) -> None:
-    together, alone = draw(servers.http, 8), draw(servers.http, 8, per_request=1)
+    together = draw(servers, servers.http, 8)
+    alone = [draw_rows(servers.http, [request])["0", request.index] for request in sample_requests(8)]
 
-    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    assert [c.token_ids for c in together] == [row.token_ids for row in alone]
     assert len({c.token_ids for c in together}) == 8
 
 
 def test_greedy_samples_take_the_likeliest_token(servers: Servers) -> None:
-    first, second = draw(servers.http, 2, params=SamplingParams(max_tokens=8, temperature=0.0))
+    first, second = draw(servers, servers.http, 2, params=SamplingParams(max_tokens=8, temperature=0.0))
 
     assert first.token_ids == second.token_ids
     assert len(first.token_ids) <= 8
@@ -244,13 +253,13 @@ def test_a_sync_puts_the_learners_weights_in_place_under_their_version(
     sync = open_sync(backend, servers, tmp_path / "weights")
     older, newer = (load_policy(servers.path, noise=0.02, seed=seed) for seed in (2, 3))
     push(sync, older, 2)
-    before = draw(url, 8)
+    before = draw(servers, url, 8)
 
     push(sync, newer, 3)
-    after = draw(url, 8)
+    after = draw(servers, url, 8)
 
-    assert compare(url, newer).max_abs < 1e-4
-    assert compare(url, older).max_abs > 0.05
+    assert compare(servers, url, newer).max_abs < 1e-4
+    assert compare(servers, url, older).max_abs > 0.05
     assert {c.policy_version for c in before} == {2}
     assert {c.policy_version for c in after} == {3}
     assert [c.logprobs for c in before] != [c.logprobs for c in after]
@@ -272,7 +281,7 @@ def test_many_small_shards_arrive_as_one(servers: Servers, tmp_path: Path) -> No
     push(sync, model, 4)
 
     assert len(list((tmp_path / "weights" / "4").iterdir())) > 10
-    assert compare(servers.http, model).max_abs < 1e-4
+    assert compare(servers, servers.http, model).max_abs < 1e-4
     sync.close()
 
 
@@ -310,9 +319,9 @@ def test_a_broken_transfer_is_an_error_and_leaves_the_server_as_it_was(
         push(broken([url], directory=tmp_path / "broken", timeout_seconds=30), bad, 6)
 
     assert version_of(url) == "5"
-    assert compare(url, good).max_abs < 1e-4
+    assert compare(servers, url, good).max_abs < 1e-4
     push(sync, bad, 7)
-    assert compare(url, bad).max_abs < 1e-4
+    assert compare(servers, url, bad).max_abs < 1e-4
 
 
 def test_an_http_body_that_is_not_what_was_announced_is_refused(servers: Servers, tmp_path: Path) -> None:
@@ -345,10 +354,10 @@ def test_missing_weights_make_the_server_refuse_to_be_sampled(servers: Servers, 
     with pytest.raises(WeightSyncError, match=r"no weights came for model\.layers\.3"):
         asyncio.run(sync.push(some, 9))
     with pytest.raises(RolloutError, match=r"its weights are 'undefined'"):
-        draw(url, 1)
+        draw(servers, url, 1)
 
     push(sync, model, 10)
-    assert compare(url, model).max_abs < 1e-4
+    assert compare(servers, url, model).max_abs < 1e-4
 
 
 def test_a_server_that_lost_the_weights_gets_them_again_before_it_is_sampled(servers: Servers, tmp_path: Path) -> None:
@@ -358,12 +367,11 @@ def test_a_server_that_lost_the_weights_gets_them_again_before_it_is_sampled(ser
 
     async def forget_and_draw() -> set[int]:
         await call(servers.http, lambda control: control.set_version("default"))
-        async with RolloutClient(
-            [servers.http], max_tokens=8, concurrency=8, timeout_seconds=60, retries=0, on_stale=sync.restore
+        async with open_client(
+            [servers.http], servers.path, max_tokens=8, concurrency=8, retries=0, on_stale=sync.restore
         ) as client:
             client.expected_version = 11
-            requests = [SampleRequest(prompt=PROMPT, stage="main", index=i, seed=2 * i) for i in range(4)]
-            return {completion.policy_version async for completion in client.sample(requests)}
+            return {completion.policy_version for completion in await collect(client, sample_requests(4))}
 
     assert asyncio.run(forget_and_draw()) == {11}
     sync.close()
@@ -396,20 +404,18 @@ def draw_rows(url: str, rows: Sequence[SampleRequest]) -> dict[tuple[str, int], 
     return {(row.request.prompt.id, row.request.index): row for row in drawn}
 
 
-def test_many_rows_in_one_call_are_the_samples_of_vllm_s_own_endpoints(servers: Servers) -> None:
+def test_many_rows_in_one_call_are_the_samples_of_vllm_s_own_endpoint(servers: Servers) -> None:
     rows = draw_rows(servers.http, ROWS)
 
     tokenizer = AutoTokenizer.from_pretrained(servers.path)
-    for sample in draw(servers.http, 48):
-        row = rows["0", sample.index]
-        assert row.completion(samples_api.decode(tokenizer, row)) == replace(sample, logprobs=row.logprobs)
-        assert row.logprobs == pytest.approx(sample.logprobs, abs=1e-5)
-    for index in (0, 20, 47):
-        body = {"model": "policy", "prompt": [4, 13, 4, 17], "seed": 500 + index, "max_tokens": 48, "logprobs": 0}
-        answer = httpx.post(f"{servers.http}/v1/completions", json=body | {"return_token_ids": True}, timeout=60)
+    for request in ROWS[::12]:
+        body = {"model": "policy", "prompt": list(request.prompt.token_ids), "seed": request.seed, "max_tokens": 48}
+        body |= {"logprobs": 0, "return_token_ids": True}
+        answer = httpx.post(f"{servers.http}/v1/completions", json=body, timeout=60)
         (choice,) = answer.raise_for_status().json()["choices"]
-        row = rows["1", index]
+        row = rows[request.prompt.id, request.index]
         assert row.token_ids == tuple(choice["token_ids"])
+        assert row.logprobs == pytest.approx(choice["logprobs"]["token_logprobs"], abs=1e-5)
         assert samples_api.decode(tokenizer, row) == choice["text"]
 
 

@@ -1,8 +1,9 @@
 """The E-step with hand-written servers, verifier, allocator and engine: what each is asked, and what comes of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from gvm_trainer.collective import Collective
 from gvm_trainer.e_step import EStep, Gathered
 from gvm_trainer.engine import TokenSequence
 from gvm_trainer.generate_api import SampleRequest, SamplingParams
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.records import Records
 from gvm_trainer.reporter import Reporter
 from gvm_trainer.rewards import Verdict, Verifier
@@ -26,22 +28,24 @@ BLOCK = [Prompt(id=name, text=name, token_ids=(1, 2), answer="") for name in ("a
 
 
 class Servers:
-    """Sample i has i + 1 tokens."""
+    """Sample i has i + 1 tokens. Stands for client and stream."""
 
-    async def sample(
-        self, requests: Iterable[SampleRequest], params: SamplingParams | None = None
-    ) -> AsyncIterator[Completion]:
-        for request in requests:
-            yield Completion(
-                prompt_id=request.prompt.id,
-                stage=request.stage,
-                index=request.index,
-                token_ids=(7,) * (request.index + 1),
-                logprobs=(-1.0,) * (request.index + 1),
-                text=f"{request.prompt.id}{request.index}",
-                finish_reason="stop",
-                policy_version=4,
-            )
+    @asynccontextmanager
+    async def stream(self, params: SamplingParams | None = None) -> AsyncIterator["Servers"]:
+        assert params is None
+        yield self
+
+    async def draw(self, request: SampleRequest) -> Completion:
+        return Completion(
+            prompt_id=request.prompt.id,
+            stage=request.stage,
+            index=request.index,
+            token_ids=(7,) * (request.index + 1),
+            logprobs=(-1.0,) * (request.index + 1),
+            text=f"{request.prompt.id}{request.index}",
+            finish_reason="stop",
+            policy_version=4,
+        )
 
 
 class EvenVerifier:
@@ -55,9 +59,11 @@ class EvenVerifier:
 
 
 class Allocator:
-    """Knows prompt b from earlier, and gives 1, 3 and 2 second-stage samples."""
+    """Knows prompt b from earlier, and gives 1, 3 and 2 second-stage samples; by rules, four samples for one
+    accepted at most, one, and none."""
 
     def __init__(self) -> None:
+        self.ruled: list[wire.RulesRequest] = []
         self.observed: list[wire.ObserveRequest] = []
         self.asked: list[wire.PlanRequest] = []
 
@@ -91,6 +97,25 @@ class Allocator:
             num_at_cap=0,
         )
 
+    async def rules(self, request: wire.RulesRequest) -> wire.Rules:
+        self.ruled.append(request)
+        return wire.Rules(
+            policy="gvm",
+            price=0.5,
+            prompt_ids=request.prompt_ids,
+            first_rounds=(1, 0, 2),
+            round_size=1,
+            limits=((4, 4), (), (5,)),
+            expected_sizes=(3.0, 0.0, 4.0),
+            accept_rates=(0.5, 0.6, 0.1),
+            grad_norms=(1.0, 2.0, 3.0),
+            num_observed=(2, 2, 2),
+            predicted_variance=0.25,
+            predicted_variance_uniform=0.5,
+            num_explored=1,
+            max_samples=5,
+        )
+
 
 class Engine:
     """A response's norm is its length, every logprob −2."""
@@ -122,17 +147,20 @@ class Listener:
 
     def planned(self, groups: list[Group]) -> None: ...
 
-    def write_plan(self, iteration: int, plan: wire.Plan, groups: list[Group]) -> None:
+    def write_plan(self, iteration: int, plan: PlanFigures, groups: list[Group]) -> None:
         self.planned_groups = groups
 
 
-def run(**algorithm: Any) -> tuple[Gathered, Allocator, Engine, Listener]:
+TWO_STAGES = {"schedule": "two_stage", "policy": "gvm_paper", "samplesPerPrompt": 4, "pilotSamples": 3}
+
+
+def run(allocation: dict[str, Any] = TWO_STAGES, **algorithm: Any) -> tuple[Gathered, Allocator, Engine, Listener]:
     spec = JobSpec.model_validate(
         {
             "model": {"path": "policy"},
             "dataset": {"path": "train.jsonl"},
             "algorithm": {"promptsPerIteration": 3, "updatesPerIteration": 1, **algorithm},
-            "allocation": {"samplesPerPrompt": 4, "pilotSamples": 3},
+            "allocation": allocation,
         }
     )
     allocator, engine, listener = Allocator(), Engine(), Listener()
@@ -195,3 +223,32 @@ def test_algorithms_that_train_on_rejected_samples_have_them_scored() -> None:
         gathered, _, engine, _ = run(name=name)
         assert engine.num_scored == [2, 12]
         assert all(sample.score is not None for sample in gathered.samples)
+
+
+SEQUENTIAL = {"samplesPerPrompt": 4}
+
+
+def test_under_rules_each_prompt_draws_until_its_own_rule_stops_it() -> None:
+    gathered, allocator, _, listener = run(SEQUENTIAL)
+    assert [[(s.completion.key[1:], s.is_accepted) for s in group.samples] for group in gathered.groups] == [
+        [(("main", 0), True), (("main", 1), False), (("main", 2), True)],
+        [],
+        [(("main", index), False) for index in range(5)],
+    ]
+    assert [g.planned_size for g in gathered.groups] == [3, 0, 5]
+    assert [(g.accept_rate, g.grad_norm, g.rule and g.rule.limits) for g in gathered.groups] == [
+        (0.5, 1.0, (4, 4)),
+        (0.6, 2.0, ()),
+        (0.1, 3.0, (5,)),
+    ]
+    (asked,) = allocator.ruled
+    assert (asked.prompt_ids, asked.budget, asked.iteration, asked.policy_version) == (("a", "b", "c"), 12, 5, 4)
+    assert (gathered.plan.price, gathered.plan.num_explored, gathered.plan.predicted.plan) == (0.5, 1, 0.25)
+    assert [len(g.samples) for g in listener.planned_groups] == [3, 0, 5]
+
+
+def test_under_rules_the_allocator_hears_of_everything_once() -> None:
+    _, allocator, _, _ = run(SEQUENTIAL)
+    (request,) = allocator.observed
+    assert (request.stage, request.iteration, request.policy_version) == ("main", 5, 4)
+    assert [(o.id, o.num_samples, o.num_accepted) for o in request.outcomes] == [("a", 3, 2), ("c", 5, 0)]

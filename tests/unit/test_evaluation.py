@@ -1,8 +1,9 @@
 """Held-out accuracy: avg@k, what counts as wrong, and what is asked of the servers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
@@ -21,17 +22,19 @@ SAMPLED = EvaluationDataset(name="sampled", path="unused", samples=3, temperatur
 
 
 class EchoClient:
-    """Answers sample k of prompt i with the text "i k", in k + 1 tokens."""
+    """Answers sample k of prompt i with the text "i k", in k + 1 tokens; stands for the stream, too."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[SamplingParams | None, list[SampleRequest]]] = []
 
-    async def sample(
-        self, requests: Iterable[SampleRequest], params: SamplingParams | None = None
-    ) -> AsyncIterator[Completion]:
-        self.calls.append((params, list(requests)))
-        for request in self.calls[-1][1]:
-            yield completion(request.prompt.id, request.index)
+    @asynccontextmanager
+    async def stream(self, params: SamplingParams | None = None) -> AsyncIterator["EchoClient"]:
+        self.calls.append((params, []))
+        yield self
+
+    async def draw(self, request: SampleRequest) -> Completion:
+        self.calls[-1][1].append(request)
+        return completion(request.prompt.id, request.index)
 
 
 def completion(prompt_id: str, index: int) -> Completion:
@@ -122,7 +125,7 @@ def test_progress_runs_once_from_nothing_to_one_over_all_sets() -> None:
     run(EchoClient(), [GREEDY, SAMPLED], progress=progress)
     assert progress == sorted(progress)
     assert progress[:4] == [0.125, 0.25, 0.375, 0.5]
-    assert len(progress) == 4 + 12
+    assert len(progress) == 4 + 4
     assert progress[-1] == 1.0
 
 

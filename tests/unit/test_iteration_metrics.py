@@ -2,9 +2,9 @@
 
 import pytest
 
-from gvm_api.wire import Plan
 from gvm_trainer.engine import UpdateStats
 from gvm_trainer.iteration_metrics import plan_metrics, sample_metrics, update_metrics
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, Stage
 from gvm_trainer.variance import Variances
 
@@ -18,17 +18,8 @@ def groups_of(samples: dict[str, list[Sample]], sizes: tuple[int, int] = (0, 0))
     ]
 
 
-PLAN = Plan(
-    policy="gvm",
-    prompt_ids=("a", "b"),
-    sample_sizes=(3, 1),
-    accept_rates=(0.5, 0.5),
-    grad_norms=(1.0, 1.0),
-    num_observed=(0, 0),
-    predicted_variance=1.0,
-    predicted_variance_uniform=1.0,
-    num_at_floor=1,
-    num_at_cap=0,
+PLAN = PlanFigures(
+    policy="gvm", predicted=Variances(plan=1.0, uniform=2.0), num_at_floor=1, num_at_cap=0, price=0.25, num_explored=3
 )
 
 
@@ -64,11 +55,26 @@ def test_samples_are_counted_by_stage_and_the_unjudged_do_not_lower_the_accept_r
 
 def test_a_plan_is_counted_with_its_pilot() -> None:
     pilot = {name: [sample(name, "pilot", 0, 2, "accepted")] for name in "ab"}
-    metrics = plan_metrics(PLAN, groups_of(pilot, (3, 1)), Variances(plan=1.0, uniform=2.0), None)
+    metrics = plan_metrics(PLAN, groups_of(pilot, (3, 1)), None)
     assert (metrics["num_samples_pilot"], metrics["num_samples_main"], metrics["sample_size_max"]) == (2, 4, 3)
     assert metrics["sample_size_gini"] == pytest.approx(1 / 6)  # of 4 and 2
     assert (metrics["predicted_variance"], metrics["predicted_variance_uniform"]) == (1.0, 2.0)
-    assert metrics["realised_variance"] is None
+    assert metrics["realised_variance"] is metrics["realised_variance_uniform"] is None
+    assert (metrics["num_at_floor"], metrics["num_at_cap"], metrics["price"], metrics["num_explored"]) == (
+        1,
+        0,
+        0.25,
+        3,
+    )
+    assert (metrics["num_sampled"], metrics["num_samples_solved"]) == (2, 0)
+
+
+def test_more_than_one_sample_of_a_solved_prompt_is_counted_and_a_prompt_left_out_is_not() -> None:
+    outcomes: list[Outcome] = ["accepted"] * 5
+    solved = [sample("a", "main", index, 2, outcome) for index, outcome in enumerate(outcomes)]
+    metrics = plan_metrics(PLAN, groups_of({"a": solved, "b": []}, (5, 0)), Variances(plan=3.0, uniform=4.0))
+    assert (metrics["num_samples_solved"], metrics["num_sampled"]) == (5, 1)
+    assert (metrics["realised_variance"], metrics["realised_variance_uniform"]) == (3.0, 4.0)
 
 
 def test_updates_are_averaged_and_no_update_is_nothing_under_the_same_keys() -> None:

@@ -1,33 +1,23 @@
 """How an iteration ends whose reward has failed: before anything is trained, with its samples to look at."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from gvm_api.spec import JobSpec
-from gvm_api.wire import Plan
 from gvm_trainer.e_step import Gathered
 from gvm_trainer.loop import TrainingLoop
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.prompts import PromptSet
-from gvm_trainer.samples import Completion, Prompt, Sample
+from gvm_trainer.samples import Completion, Group, Prompt, Sample
 from gvm_trainer.termination import InvalidInputError
+from gvm_trainer.variance import Variances
 
 PROMPT = Prompt(id="a", text="12+9=", token_ids=(1, 5), answer="21")
-PLAN = Plan(
-    policy="uniform",
-    prompt_ids=("a",),
-    sample_sizes=(4,),
-    accept_rates=(0.5,),
-    grad_norms=(1.0,),
-    num_observed=(0,),
-    predicted_variance=1.0,
-    predicted_variance_uniform=1.0,
-    num_at_floor=0,
-    num_at_cap=0,
-)
+PLAN = PlanFigures(policy="uniform", predicted=Variances(plan=1.0, uniform=1.0))
 
 
 def failed(index: int) -> Sample:
@@ -46,19 +36,16 @@ def failed(index: int) -> Sample:
 
 class EStepWithoutVerdicts:
     async def run(self, block: Sequence[Prompt], **_: Any) -> Gathered:
-        groups = {prompt.id: [failed(index) for index in range(4)] for prompt in block}
-        return Gathered(groups=groups, plan=PLAN, pilot_sizes={"a": 0}, scored={}, realised=None)
+        groups = [Group(prompt=prompt, samples=tuple(map(failed, range(4)))) for prompt in block]
+        return Gathered(groups=groups, plan=PLAN, realised=None)
 
 
 class Recorder:
     def __init__(self) -> None:
         self.written: list[tuple[int, int]] = []
 
-    def write_samples(
-        self, iteration: int, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[Sample]], plan: Plan
-    ) -> None:
-        assert plan is PLAN
-        self.written.append((iteration, sum(len(groups[prompt.id]) for prompt in prompts)))
+    def write_samples(self, iteration: int, groups: Sequence[Group]) -> None:
+        self.written.append((iteration, sum(len(group.samples) for group in groups)))
 
 
 def test_an_iteration_without_a_verdict_ends_the_run_as_bad_input_and_keeps_its_samples(tmp_path: Path) -> None:

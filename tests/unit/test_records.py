@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from gvm_api.spec import AllocationSpec
-from gvm_api.wire import Plan, Snapshot
+from gvm_api.wire import Snapshot
 from gvm_trainer.checkpoints import LoopState
+from gvm_trainer.plan_figures import PlanFigures
 from gvm_trainer.records import Records, with_nulls
 from gvm_trainer.samples import Completion, Group, Outcome, Prompt, Sample, Stage
+from gvm_trainer.variance import Variances
 
 
 def sample(prompt_id: str, stage: Stage, index: int, reward: float | None, outcome: Outcome) -> Sample:
@@ -56,20 +58,8 @@ GROUPS = [
 UNSAMPLED = [replace(group, samples=()) for group in GROUPS]
 
 
-def plan(**changes: Any) -> Plan:
-    content: dict[str, Any] = {
-        "policy": "gvm",
-        "prompt_ids": ("a", "b", "c"),
-        "sample_sizes": (6, 2, 1),
-        "accept_rates": (0.5, 0.25, 0.1),
-        "grad_norms": (3.0, 1.0, 0.0),
-        "num_observed": (8, 4, 0),
-        "predicted_variance": 0.5,
-        "predicted_variance_uniform": 0.75,
-        "num_at_floor": 1,
-        "num_at_cap": 0,
-    }
-    return Plan.model_validate(content | changes)
+def plan(**changes: Any) -> PlanFigures:
+    return replace(PlanFigures(policy="gvm", predicted=Variances(plan=0.5, uniform=0.75), num_at_floor=1), **changes)
 
 
 def read_lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -96,7 +86,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
     ]
     norms = (1.0, -math.inf, 2.0)
     groups = [replace(group, grad_norm=norm) for group, norm in zip(GROUPS, norms, strict=True)]
-    records.write_plan(1, plan(predicted_variance=math.inf), groups)
+    records.write_plan(1, plan(predicted=Variances(plan=math.inf, uniform=0.75), price=0.125), groups)
     written = json.loads((tmp_path / "plans" / "000001.json").read_text(), parse_constant=refuse)
     assert written["predicted_variance"] is None
     assert written["grad_norms"] == [1.0, None, 2.0]
@@ -134,6 +124,7 @@ def test_a_plan_says_who_got_what_and_why(tmp_path: Path) -> None:
         "grad_norms": [3.0, 1.0, 0.0],
         "predicted_variance": 0.5,
         "predicted_variance_uniform": 0.75,
+        "price": None,
     }
 
 
