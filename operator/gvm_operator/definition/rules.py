@@ -128,7 +128,7 @@ _ALLOCATION = (
     ),
     Rule(
         "self.policy == 'gvm' || self.samplesPerPrompt == double(int(self.samplesPerPrompt))",
-        "samplesPerPrompt is not a whole number, which this policy needs; round it, or set policy: gvm",
+        "samplesPerPrompt is not a whole number, which this policy needs; set a whole one, or policy: gvm",
     ),
     Rule(
         "self.parity != 'reference' || self.policy == 'gvm_paper'",
@@ -136,7 +136,7 @@ _ALLOCATION = (
     ),
     Rule(
         "self.policy != 'gvm' || self.schedule == 'sequential'",
-        "policy gvm has schedule sequential; the paper's two stages are policy: gvm_paper",
+        "policy gvm has schedule sequential; set policy: gvm_paper for the paper's two stages",
     ),
     Rule(
         "self.policy != 'gvm_paper' || self.schedule == 'two_stage'",
