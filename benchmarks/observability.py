@@ -138,9 +138,8 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
     for line in lines:
         lengths: list[int] = []
         if line["iteration"]:
-            groups, plan = read_iteration(run_dir, line["iteration"])
+            groups, figures = read_iteration(run_dir, line["iteration"])
             lengths = [len(s.completion.token_ids) for group in groups for s in group.samples]
-            figures = PlanFigures.of_plan(plan, Variances(plan=1.0, uniform=1.0))
             records.write_plan(line["iteration"], figures, groups)
             with counted(costs, "samples"):
                 records.write_samples(line["iteration"], groups)

@@ -310,7 +310,7 @@ class AllocationSpec(SpecPart):
     """The gradient norm G."""
 
     measure_variance: bool = True
-    """two_stage: measure the realised gradient variance and the uniform plan's from the same samples, each iteration."""
+    """two_stage: measure the realised gradient variance and the uniform plan's from the same samples."""
 
     parity: Literal["none", "reference"] = "none"
     """reference: the plan equals RLHFlow/GVM's arithmetic to the sample (no prior, no floor, its rounding)."""
