@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 from gvm_trainer.generate_api import SampleRequest
@@ -139,7 +140,7 @@ class SampleStream:
             if not self._waiting:
                 self._is_wanted.clear()
             # The call is closed even if the stream ends before its task has begun.
-            self._start(self._follow(call, rows)).add_done_callback(lambda _, call=call: call.close())
+            self._start(self._follow(call, rows)).add_done_callback(partial(_close, call))
 
     def _wanted(self) -> Wanted:
         num = len(self._waiting)
@@ -189,3 +190,7 @@ class SampleStream:
 def _refuse(row: Row, error: Exception) -> None:
     if not row.answer.done():
         row.answer.set_exception(error)
+
+
+def _close(call: Call, _: object) -> None:
+    call.close()
