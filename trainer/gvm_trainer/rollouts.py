@@ -113,7 +113,7 @@ class RolloutClient:
 
     @property
     def num_retries(self) -> int:
-        """Requests that were sent again, over the client's life."""
+        """Samples and scores that were asked for again, over the client's life."""
         return self._num_retries + sum(stream.num_retries for stream in self._streams)
 
     @property

@@ -194,3 +194,7 @@ def _close(call: Call, _: asyncio.Task[None]) -> None:
 def _refuse(row: Row, error: Exception) -> None:
     if not row.answer.done():
         row.answer.set_exception(error)
+
+
+def _close(call: Call, _: object) -> None:
+    call.close()
