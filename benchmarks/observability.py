@@ -28,6 +28,7 @@ import httpx
 import pyarrow.parquet as pq
 import uvicorn
 import yaml
+from transformers import AutoTokenizer
 
 from gvm_allocator.app import create_app
 from gvm_allocator.store import Store
@@ -122,7 +123,14 @@ def learner_side(run_dir: Path, folder: Path, lines: list[dict[str, Any]], costs
         max_iterations=job.spec.algorithm.max_iterations,
         learner_id="",
         allocator=AllocatorClient("http://unused", job="unused", token=TOKEN, timeout_seconds=1.0),
-        client=RolloutClient(["http://unused"], max_tokens=1, concurrency=1, timeout_seconds=1.0, retries=0),
+        client=RolloutClient(
+            ["http://unused"],
+            tokenizer=AutoTokenizer.from_pretrained(job.spec.model.path),
+            max_tokens=1,
+            concurrency=1,
+            timeout_seconds=1.0,
+            retries=0,
+        ),
         records=records,
         metrics=measures,
         trackers=trackers,

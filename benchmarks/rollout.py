@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 from benchmarks.servers import rollout_server
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gvm_api.load import load_job
 from gvm_api.stopping import StoppingRule
@@ -29,10 +29,14 @@ from gvm_trainer.samples import Group, Prompt
 from gvm_trainer.sampling import sample_by_rules
 
 
-async def stages(url: str, verifier: Verifier, prompts: list[Prompt], max_tokens: int, seed: int) -> float:
+async def stages(
+    url: str, tokenizer: PreTrainedTokenizerBase, verifier: Verifier, prompts: list[Prompt], max_tokens: int, seed: int
+) -> float:
     """Tokens a second of a pilot and a second stage, verdicts included."""
     begun, groups = time.perf_counter(), [Group(prompt=prompt) for prompt in prompts]
-    async with RolloutClient([url], max_tokens=max_tokens, concurrency=256, timeout_seconds=300, retries=2) as client:
+    async with RolloutClient(
+        [url], tokenizer=tokenizer, max_tokens=max_tokens, concurrency=256, timeout_seconds=300, retries=2
+    ) as client:
         for stage in ("pilot", "main"):
             groups = await sample_by_rules(
                 client,
@@ -88,10 +92,10 @@ def main() -> None:
         rollout_server(job, Path(scratch) / "server.log") as url,
         Verifier(job.spec.reward) as verifier,
     ):
-        asyncio.run(stages(url, verifier, prompts, longest, 0))  # warms server and verifier
+        asyncio.run(stages(url, tokenizer, verifier, prompts, longest, 0))  # warms server and verifier
         asyncio.run(plain_load(url, prompts, longest, 0))
         for repeat in range(options.repeats):
-            ours.append(asyncio.run(stages(url, verifier, prompts, longest, 1000 + repeat)))
+            ours.append(asyncio.run(stages(url, tokenizer, verifier, prompts, longest, 1000 + repeat)))
             peer.append(asyncio.run(plain_load(url, prompts, longest, 1000 + repeat)))
     result = {
         "benchmark": "rollout",

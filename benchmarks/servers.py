@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from gvm_api import env
 from gvm_api.spec import GVMTrainingJob
 from gvm_cli import processes
@@ -24,12 +26,14 @@ def rollout_server(job: GVMTrainingJob, log: Path) -> Iterator[str]:
     process = processes.start("rollout", container["command"], variables, log=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        asyncio.run(_wait(url))
+        asyncio.run(_wait(url, AutoTokenizer.from_pretrained(job.spec.model.path)))
         yield url
     finally:
         processes.stop([process])
 
 
-async def _wait(url: str) -> None:
-    async with RolloutClient([url], max_tokens=1, concurrency=1, timeout_seconds=60, retries=0) as client:
+async def _wait(url: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    async with RolloutClient(
+        [url], tokenizer=tokenizer, max_tokens=1, concurrency=1, timeout_seconds=60, retries=0
+    ) as client:
         await client.wait_until_ready(300)

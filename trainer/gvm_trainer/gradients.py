@@ -22,8 +22,8 @@ from gvm_trainer.policy_model import TokenLogprobs
 from gvm_trainer.signed_gradients import SignedGradientSum
 
 NO_NORMS = (
-    "closed-form gradient norms need a plain linear head; do without them by spec.allocation.policy: uniform and "
-    "spec.allocation.measureVariance: false, or choose another model"
+    "closed-form gradient norms need a plain linear head; do without them by spec.allocation.schedule: sequential, or "
+    "choose another model"
 )
 NormParameters = Literal["head", "embeddings"]
 Gathered = Callable[[Sequence[Tensor]], AbstractContextManager[object]]
