@@ -187,10 +187,6 @@ class SampleStream:
         return task
 
 
-def _close(call: Call, _: asyncio.Task[None]) -> None:
-    call.close()
-
-
 def _refuse(row: Row, error: Exception) -> None:
     if not row.answer.done():
         row.answer.set_exception(error)
