@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -41,12 +42,13 @@ def scores(table: Tensor, batch: TrainingBatch) -> TokenScores:
     return TokenScores(logprobs, torch.zeros_like(logprobs))
 
 
-def logprobs(prompt: int, response: Sequence[int]) -> list[float]:
+@cache
+def logprobs(prompt: int, response: tuple[int, ...]) -> tuple[float, ...]:
     table = LOGITS[prompt].log_softmax(-1)
-    return [float(table[state, token]) for state, token in zip([0, *response], response, strict=False)]
+    return tuple(float(table[state, token]) for state, token in zip([0, *response], response, strict=False))
 
 
-def probability(prompt: int, responses: Iterable[Sequence[int]]) -> float:
+def probability(prompt: int, responses: Iterable[tuple[int, ...]]) -> float:
     return math.exp(sum(sum(logprobs(prompt, response)) for response in responses))
 
 
@@ -78,15 +80,15 @@ def any_accepted(prompt: int, num_samples: int) -> float:
     return 1.0 - (1.0 - accept_rate(prompt)) ** num_samples
 
 
-def judged(prompt: int, stage: Stage, responses: Iterable[Sequence[int]]) -> list[Sample]:
+def judged(prompt: int, stage: Stage, responses: Iterable[tuple[int, ...]]) -> list[Sample]:
     samples = []
     for index, response in enumerate(responses):
         completion = Completion(
             prompt_id=str(prompt),
             stage=stage,
             index=index,
-            token_ids=tuple(response),
-            logprobs=tuple(logprobs(prompt, response)),
+            token_ids=response,
+            logprobs=logprobs(prompt, response),
             text="",
             finish_reason="stop",
             policy_version=0,
