@@ -357,7 +357,13 @@ def crd() -> None:
     """The CustomResourceDefinition of this tree."""
     # An old API server does not know every keyword of a schema's validation; it validates what it admits itself.
     kubectl("apply", "--validate=false", "-f", str(ROOT / "crds/gvmtrainingjobs.yaml"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/gvmtrainingjobs.gvm.rlhflow.dev")
+    # Not `kubectl wait`, which takes a definition that has no status yet for an error.
+    eventually(lambda: "Established=True" in _conditions_of_the_crd(), within=30.0)
+
+
+def _conditions_of_the_crd() -> str:
+    template = "{range .status.conditions[*]}{.type}={.status} {end}"
+    return kubectl("get", "crd", "gvmtrainingjobs.gvm.rlhflow.dev", "-o", f"jsonpath={template}")
 
 
 @pytest.fixture
