@@ -91,8 +91,11 @@ def run(
 
 
 def test_no_panel_of_the_training_dashboard_is_empty(run: Recorded) -> None:
-    wanted = list(targets(board("training")))
+    queries = list(targets(board("training")))
+    # What the samples show of the variance is measured under schedule two_stage only.
+    wanted = [each for each in queries if not re.search(r"realised", each.expr)]
     assert len(wanted) > 80
+    assert 0 < len(queries) - len(wanted) < 6
     assert run.without_numbers(wanted) == []
 
 
@@ -153,7 +156,8 @@ def test_a_job_has_few_series_and_iterations_add_none(run: Recorded) -> None:
         (found,) = run.series(expr)
         return max(float(value) for _, value in found["values"])
 
-    assert count(NUM_ITERATIONS - 1) == count(1) < 500
+    # The first iteration has no stored responses yet, and so no age of them.
+    assert count(NUM_ITERATIONS - 1) == count(2) < 500
 
 
 def test_annotations_can_be_read(run: Recorded) -> None:

@@ -143,7 +143,7 @@ def test_a_row_of_no_single_policy_version_is_not_drawn(versions: list[str], cau
 
     (answer,) = ask(engine, request(3, 5))
 
-    assert answer == NotDrawn(request=request(3, 5), cause=cause)
+    assert answer == NotDrawn(request=request(3, 5), cause=cause, is_unversioned=versions == ["undefined"])
 
 
 def test_spans_of_one_version_are_one_version() -> None:

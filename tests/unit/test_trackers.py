@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -115,6 +116,7 @@ def test_weights_and_biases_writes_a_run_without_a_network_and_a_resumed_learner
         sinks = open_trackers(job("wandb"), tmp_path)
         sinks.log(LINE)
         sinks.close()
+    wandb.teardown()  # its service would live as long as this process
     run_id = (tmp_path / "wandb-id").read_text()
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert {file.name for file in files} == {f"run-{run_id}.wandb"}
